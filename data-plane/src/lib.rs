@@ -13,6 +13,7 @@ mod counts;
 pub mod discovery;
 #[cfg(test)]
 mod fake_control_plane;
+mod handles;
 mod handover;
 pub mod header_fields;
 pub mod health;

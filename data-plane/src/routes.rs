@@ -9,7 +9,10 @@ use std::{collections::HashMap, sync::Arc};
 use gateway_proto::route::{Header, Host, Route};
 use http::Method;
 
-use crate::header_fields::{HeaderFields, Said};
+use crate::{
+    handles::Handles,
+    header_fields::{HeaderFields, Said},
+};
 
 /// What of a request routes are told apart by.
 #[derive(Debug, Clone, Copy)]
@@ -27,8 +30,12 @@ pub struct Asked<'a> {
 /// A route, made ready for requests.
 #[derive(Debug)]
 pub struct Rule {
-    route: Route,
+    route: Arc<Route>,
+    handles: Handles<Arc<Route>>,
 }
+
+/// A route as requests of a worker hold it: by a count that no other worker writes.
+pub type HeldRoute = Arc<Arc<Route>>;
 
 /// How a target becomes the one that replicas see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +61,7 @@ pub struct Routes {
 #[derive(Debug, Default)]
 struct Segment {
     /// Of paths that end here or go on below, the one that counts first at the front.
-    rules: Vec<Arc<Rule>>,
+    rules: Vec<Rule>,
     children: HashMap<Box<str>, Segment>,
 }
 
@@ -62,9 +69,9 @@ struct Segment {
 const MAX_HOST_BYTES: usize = 253;
 
 impl Routes {
-    /// Makes all of them ready; of two that are in conflict, which the registry does not store, the first by name goes
+    /// Makes all of them ready for so many workers; of two that are in conflict, which the registry does not store, the first by name goes
     /// first.
-    pub fn new<'a>(routes: impl IntoIterator<Item = &'a Route>) -> Self {
+    pub fn new<'a>(routes: impl IntoIterator<Item = &'a Route>, workers: usize) -> Self {
         let mut all = Self::default();
         for route in routes {
             let tree = match &route.host {
@@ -77,7 +84,7 @@ impl Routes {
             };
             let segments = route.path_prefix.split('/').filter(|_| &*route.path_prefix != "/").skip(1);
             let place = segments.fold(tree, |segment, name| segment.children.entry(name.into()).or_default());
-            let rule = Arc::new(Rule::new(route));
+            let rule = Rule::new(route, workers);
             let at = place.rules.partition_point(|known| known.route.precedence(route).is_le());
             place.rules.insert(at, rule);
             all.len += 1;
@@ -97,7 +104,7 @@ impl Routes {
     }
 
     /// The one that counts for a request; `None` when none matches.
-    pub fn find(&self, asked: Asked<'_>) -> Option<&Arc<Rule>> {
+    pub fn find(&self, asked: Asked<'_>) -> Option<&Rule> {
         if self.is_empty() {
             return None;
         }
@@ -113,7 +120,7 @@ impl Routes {
     }
 
     /// Looks at the names that a host lies below, the longest first.
-    fn find_below(&self, host: &str, asked: Asked<'_>) -> Option<&Arc<Rule>> {
+    fn find_below(&self, host: &str, asked: Asked<'_>) -> Option<&Rule> {
         let mut rest = host;
         while let Some((_, above)) = rest.split_once('.').filter(|_| self.longest_below > 0) {
             rest = above;
@@ -127,14 +134,14 @@ impl Routes {
 }
 
 impl Segment {
-    fn find(&self, asked: Asked<'_>) -> Option<&Arc<Rule>> {
+    fn find(&self, asked: Asked<'_>) -> Option<&Rule> {
         // "*", for instance, is no path.
         let below = asked.path.strip_prefix('/')?;
         self.find_in(Some(below), asked)
     }
 
     /// Looks at what is `below` this segment, and then at the segment itself. It goes as deep as routes do.
-    fn find_in(&self, below: Option<&str>, asked: Asked<'_>) -> Option<&Arc<Rule>> {
+    fn find_in(&self, below: Option<&str>, asked: Asked<'_>) -> Option<&Rule> {
         let deeper = below.filter(|_| !self.children.is_empty()).and_then(|below| {
             let (name, rest) = match below.split_once('/') {
                 Some((name, rest)) => (name, Some(rest)),
@@ -147,13 +154,19 @@ impl Segment {
 }
 
 impl Rule {
-    fn new(route: &Route) -> Self {
-        Self { route: route.clone() }
+    fn new(route: &Route, workers: usize) -> Self {
+        Self { route: Arc::new(route.clone()), handles: Handles::new(workers) }
     }
 
     /// The route itself.
     pub fn route(&self) -> &Route {
         &self.route
+    }
+
+    /// The route for a request of this worker, which goes by it although there may be others by then.
+    pub fn held_by(&self, worker: usize) -> HeldRoute {
+        let handle = self.handles.of(worker, || Arc::clone(&self.route));
+        handle.map_or_else(|| Arc::new(Arc::clone(&self.route)), Arc::clone)
     }
 
     /// Whether the method and the headers of a request are this route's; its path and host are.
@@ -169,16 +182,16 @@ impl Rule {
                 }
             })
     }
-
-    /// What becomes of the target, path and query, of a request that this route matches; `None` if it stays as it is.
-    pub fn rewrite(&self, target: &str) -> Option<Rewrite<'_>> {
-        let prefix = self.route.rewrite_prefix.as_deref()?;
-        let stripped = self.route.path_prefix.trim_end_matches('/').len();
-        Some(Rewrite::new(target, stripped, prefix.trim_end_matches('/')))
-    }
 }
 
 impl<'a> Rewrite<'a> {
+    /// What becomes of the target, path and query, of a request that this route matches; `None` if it stays as it is.
+    pub fn by(route: &'a Route, target: &str) -> Option<Self> {
+        let prefix = route.rewrite_prefix.as_deref()?;
+        let stripped = route.path_prefix.trim_end_matches('/').len();
+        Some(Self::new(target, stripped, prefix.trim_end_matches('/')))
+    }
+
     /// Of a target: `prefix`, which does not end in a slash, in place of so many of its bytes. What is seen of "/api" and
     /// "/api?x=1" without their "/api" is the root of what is below.
     pub fn new(target: &str, stripped: usize, prefix: &'a str) -> Self {

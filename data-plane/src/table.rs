@@ -10,7 +10,6 @@ mod departed;
 mod drain;
 mod durations;
 mod fail_open;
-mod handles;
 mod injection;
 mod latency;
 mod learnt_limit;
@@ -38,7 +37,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use gateway_proto::{Locality, ServiceName};
+use gateway_proto::{Locality, ServiceName, route::Route};
 use tokio::sync::{Notify, mpsc};
 
 pub use crate::routing::{LATENCY_BUCKETS, Refused};
@@ -66,9 +65,8 @@ use service::Newness;
 pub use transition::Transition;
 pub use view::{FailOpen, Unavailable};
 
-use crate::{clock::Moment, routes::Routes, routing::Tick};
+use crate::{clock::Moment, handles::Handles, routes::Routes, routing::Tick};
 use departed::Departed;
-use handles::Handles;
 use outlets::Outlets;
 use transition::TransitionSink;
 
@@ -250,7 +248,8 @@ impl Table {
     }
 
     /// Takes over the explicit routes, all at once. Requests under way go on as they began.
-    pub fn set_routes(&self, routes: Routes) {
+    pub fn set_routes<'a>(&self, routes: impl IntoIterator<Item = &'a Route>) {
+        let routes = Routes::new(routes, self.workers);
         let has_routes = !routes.is_empty();
         self.routes.store(Arc::new(routes));
         self.has_routes.store(has_routes, Release);

@@ -79,6 +79,7 @@ const PURE: &[&str] = &[
     "data-plane/src/proxy/h1/write.rs",
     "data-plane/src/proxy/h2/flood.rs",
     "data-plane/src/proxy/h2/heads.rs",
+    "data-plane/src/proxy/h2/reading.rs",
     "data-plane/src/proxy/head.rs",
     "data-plane/src/proxy/head/hints.rs",
     "data-plane/src/proxy/downstream/proxy_protocol.rs",

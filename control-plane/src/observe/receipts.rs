@@ -19,20 +19,21 @@ const MAX_PENDING: usize = 100;
 
 /// Which data planes have taken on what the registry was at `revision`.
 pub fn rollout(nodes: &Nodes, revision: Revision) -> v1::Rollout {
-    rollout_to(nodes.connected(), revision)
-}
-
-fn rollout_to<'a>(nodes: impl Iterator<Item = (&'a NodeId, Progress)>, revision: Revision) -> v1::Rollout {
     let mut rollout = v1::Rollout::default();
-    for (id, progress) in nodes {
-        rollout.node_count = rollout.node_count.saturating_add(1);
-        if progress.has_taken_on(revision) {
-            rollout.acked_node_count = rollout.acked_node_count.saturating_add(1);
-        } else if rollout.pending_node_ids.len() < MAX_PENDING {
-            rollout.pending_node_ids.push(id.to_string());
-        }
+    for (id, progress) in nodes.connected() {
+        count(&mut rollout, id, progress.has_taken_on(revision));
     }
     rollout
+}
+
+/// Counts one data plane more.
+fn count(rollout: &mut v1::Rollout, id: &NodeId, has_taken_on: bool) {
+    rollout.node_count = rollout.node_count.saturating_add(1);
+    if has_taken_on {
+        rollout.acked_node_count = rollout.acked_node_count.saturating_add(1);
+    } else if rollout.pending_node_ids.len() < MAX_PENDING {
+        rollout.pending_node_ids.push(id.to_string());
+    }
 }
 
 /// The receipts, at `now`, of a drain that the registry decided on at `revision`.
@@ -48,22 +49,38 @@ pub fn drain_status(
     now: Instant,
     is_settled: bool,
 ) -> v1::DrainStatus {
-    let rollout = rollout_to(nodes.routing(now), revision);
-    let (mut inflight, mut unreported) = (0_i32, 0_i32);
-    for (id, progress) in nodes.routing(now).filter(|(_, progress)| progress.has_taken_on(revision)) {
-        if progress.has_reported_since(revision) {
-            inflight = inflight.saturating_add(matrix.inflight_count(key, id));
-        } else {
-            unreported = unreported.saturating_add(1);
+    let mut rollout = v1::Rollout::default();
+    let (mut inflight, mut unreported, mut is_idle) = (0_i32, 0_i32, is_settled);
+    for (id, progress) in nodes.routing(now) {
+        let has_stopped = progress.has_taken_on(revision);
+        count(&mut rollout, id, has_stopped);
+        let left = left_on(matrix, key, revision, id, progress);
+        is_idle &= left == Some(0);
+        match left {
+            Some(left) => inflight = inflight.saturating_add(left),
+            None if has_stopped => unreported = unreported.saturating_add(1),
+            None => {}
         }
     }
     v1::DrainStatus {
+        is_idle: is_idle && rollout.node_count > 0,
         rollout: Some(rollout),
         inflight_request_count: inflight,
         unreported_node_count: unreported,
-        is_idle: is_settled && is_idle(nodes, matrix, key, revision, now),
         is_settling: !is_settled,
     }
+}
+
+/// What a data plane has in flight since it has stopped sending; `None` where it has not, or has not said since.
+fn left_on(
+    matrix: &Matrix,
+    key: &ReplicaKey,
+    revision: Revision,
+    id: &NodeId,
+    progress: Progress,
+) -> Option<i32> {
+    let is_known = progress.has_taken_on(revision) && progress.has_reported_since(revision);
+    is_known.then(|| matrix.inflight_count(key, id))
 }
 
 /// Whether every data plane, and there is one, has stopped sending and said since that nothing is in flight.
@@ -76,11 +93,7 @@ pub(super) fn is_idle(
 ) -> bool {
     let mut routing = nodes.routing(now).peekable();
     routing.peek().is_some()
-        && routing.all(|(id, progress)| {
-            progress.has_taken_on(revision)
-                && progress.has_reported_since(revision)
-                && matrix.inflight_count(key, id) == 0
-        })
+        && routing.all(|(id, progress)| left_on(matrix, key, revision, id, progress) == Some(0))
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ use crate::{
     window::{self, ReceiveWindow, SendWindow},
 };
 pub use receive::Guard;
+pub use send::Queued;
 pub(crate) use send::register;
 
 /// The largest payload that the peer may send in one frame, and the largest that is sent: what everybody takes.
@@ -56,6 +57,8 @@ pub struct Config {
     pub connection_window: u32,
     /// What waits to be sent of one stream's content.
     pub send_buffer: usize,
+    /// Most interim responses in front of one response.
+    pub interim: usize,
     /// As much of a head is handed on. What is beyond is only read to its end.
     pub head: ListLimits,
     /// How large a head may be, as the peer is told.
@@ -101,6 +104,8 @@ pub struct Connection<H: Heads> {
     window: SendWindow,
     /// Bytes that streams have been promised of it.
     claimed: usize,
+    /// How many streams have something to send that nobody sees to any more.
+    left: usize,
     /// Streams that have something to send, in turn.
     ready: VecDeque<u32>,
     /// Those that wait for the connection's window with it.
@@ -210,6 +215,7 @@ impl<H: Heads> Connection<H> {
             encoder: Encoder::new(),
             window: SendWindow::new(window::DEFAULT),
             claimed: 0,
+            left: 0,
             ready: VecDeque::new(),
             blocked: VecDeque::new(),
             roomless: VecDeque::new(),
@@ -274,7 +280,15 @@ impl<H: Heads> Connection<H> {
 
     /// The next request that has come.
     pub(crate) fn next_arrived(&mut self) -> Option<u32> {
-        self.arrived.pop_front()
+        loop {
+            let place = self.arrived.pop_front()?;
+            if self.streams.get(place).failure.is_none() {
+                return Some(place);
+            }
+            // Its client has thought better of it, or broken the rules: nobody is asked for what nobody waits for.
+            self.drop_receiver(place);
+            self.drop_handle(place);
+        }
     }
 
     pub(crate) fn take_request(&mut self, place: u32) -> (H::Received, bool) {
@@ -419,6 +433,10 @@ impl<H: Heads> Connection<H> {
                 Leaving::No | Leaving::Announced => self.last_opened,
             };
             frame::write_goaway(self.output.buffer(), last, code, why);
+        }
+        // At once, and not stream by stream.
+        for queue in [&mut self.ready, &mut self.blocked, &mut self.unopened] {
+            queue.clear();
         }
         for place in self.streams.places() {
             self.fail(place, failure);

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    connection::{Shared, register},
+    connection::{Queued, Shared, register},
     frame::ErrorCode,
     heads::Heads,
     stream::{Failure, Purpose, Receiving},
@@ -108,6 +108,21 @@ impl<H: Heads> Sender<H> {
     /// When the stream takes nothing more.
     pub fn send_trailers(&mut self, trailers: H::Sent) -> Result<(), Failure> {
         self.connection.borrow_mut().send_trailers(self.place, trailers)
+    }
+
+    /// Once nobody need see any more to what it was given: that is on its way, or goes with the next look at the socket. Otherwise who has
+    /// the answer to give waits, and may lose patience: for a socket that takes nothing, or for room in a window that the peer has taken back.
+    ///
+    /// # Errors
+    /// When the stream has failed.
+    pub fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        self.connection.borrow_mut().passed_or_wait(self.place, cx.waker())
+    }
+
+    /// How what it was given comes on.
+    #[must_use]
+    pub fn queued(&self) -> Queued {
+        self.connection.borrow().queued(self.place)
     }
 
     /// Resets the stream. What it was still to send is never sent.
@@ -216,6 +231,12 @@ impl<H: Heads> Receiver<H> {
     #[must_use]
     pub fn is_sent(&self) -> bool {
         self.connection.borrow().is_sent(self.place)
+    }
+
+    /// Whether a byte of the request is on its way. Until then it may turn out that the peer has seen nothing of it.
+    #[must_use]
+    pub fn is_taken(&self) -> bool {
+        self.connection.borrow().is_taken(self.place)
     }
 
     /// Whether all has come, and was asked for.

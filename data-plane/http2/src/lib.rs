@@ -14,7 +14,7 @@ mod output;
 mod stream;
 mod window;
 
-pub use connection::{Config, Connection, End, Guard, Peer, Shared};
+pub use connection::{Config, Connection, End, Guard, Peer, Queued, Shared};
 pub use handles::{Receiver, Request, Sender, accept, open};
 pub use heads::{Block, Heads, Pseudo, Received, Sent};
 pub use stream::{Failure, Purpose};

@@ -13,8 +13,6 @@ use crate::{
 /// Payloads that are not longer are copied, and those that follow each other put together: what is kept of many small ones is
 /// then no more than they are, and no buffer is kept for the sake of a few bytes of it.
 const COPIED: usize = 4 * 1024;
-/// Interim responses that wait to be asked for.
-pub(crate) const MAX_INTERIM: usize = 64;
 
 /// Why a stream has not come to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +95,9 @@ pub(crate) struct Stream<H: Heads> {
     pub(crate) purpose: Purpose,
     /// Whether nobody asks for what comes.
     pub(crate) is_unwanted: bool,
+    /// Interim responses that wait to be asked for, and how many have come.
     pub(crate) interim: VecDeque<(u16, H::Received)>,
+    pub(crate) interim_count: usize,
     /// With a response's status.
     pub(crate) head: Option<(u16, H::Received)>,
     /// Whether that is only the beginning of a head that is larger than may be.
@@ -117,6 +117,9 @@ pub(crate) struct Stream<H: Heads> {
     /// Whether its user waits for room: in this, or only in the connection's window.
     pub(crate) wants_room: bool,
     pub(crate) is_roomless: bool,
+    /// Whether its user waits until all that it has given is written down, or sees to it no more.
+    pub(crate) wants_end: bool,
+    pub(crate) is_left: bool,
     pub(crate) writer: Option<Waker>,
 }
 
@@ -196,6 +199,7 @@ impl<H: Heads> Stream<H> {
             purpose: Purpose::Content,
             is_unwanted: false,
             interim: VecDeque::new(),
+            interim_count: 0,
             head: None,
             is_head_cut: false,
             data: VecDeque::new(),
@@ -208,6 +212,8 @@ impl<H: Heads> Stream<H> {
             claimed: 0,
             wants_room: false,
             is_roomless: false,
+            wants_end: false,
+            is_left: false,
             writer: None,
         }
     }
@@ -223,6 +229,11 @@ impl<H: Heads> Stream<H> {
         let ends = *buffered == 0 && matches!(ending, Ending::Last | Ending::Trailers(_));
         let has_data = *buffered > 0 && self.window.left() > 0;
         !interim.is_empty() || head.is_some() || ends || has_data
+    }
+
+    /// Whether its window has room for all that it was given. What the peer has taken back of that is not claimed any more.
+    pub(crate) fn has_room(&self) -> bool {
+        self.claimed == self.outgoing.buffered
     }
 
     /// Whether content of this length is kept as a copy, and not as a part of the connection's buffer.

@@ -4,6 +4,7 @@ mod differential;
 mod hostile;
 mod noise;
 mod pair;
+mod passing;
 mod states;
 mod tasks;
 
@@ -81,6 +82,7 @@ const CONFIG: Config = Config {
     stream_window: 1000,
     connection_window: 100_000,
     send_buffer: 4096,
+    interim: 4,
     head: ListLimits { bytes: 4096, fields: 40 },
     advertised_head: 4096,
 };
@@ -216,6 +218,22 @@ fn frames(mut bytes: &[u8]) -> Vec<(Head, Vec<u8>)> {
     }
     assert!(bytes.is_empty(), "only whole frames are written");
     frames
+}
+
+/// A task that is looked at: whether it was woken since.
+#[derive(Default)]
+struct Woken(std::sync::atomic::AtomicBool);
+
+impl std::task::Wake for Woken {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+impl Woken {
+    fn take(&self) -> bool {
+        self.0.swap(false, std::sync::atomic::Ordering::Relaxed)
+    }
 }
 
 /// A guard that counts, and has enough at some time.

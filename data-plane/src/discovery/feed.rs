@@ -12,7 +12,6 @@ use tokio::{sync::watch, time::Instant};
 use super::{Assembly, LetGo, Mirror, Received, Services, Source, Status, guard::Judgement, status::Left};
 use crate::{
     clock::{Clock, Moment},
-    routes::Routes,
     table::{ServiceSpec, Table},
 };
 
@@ -260,7 +259,7 @@ pub(super) fn route(mirror: &Mirror, names: &BTreeSet<ServiceName>, table: &Tabl
 
 /// Brings the explicit routes into the table.
 fn set_routes(mirror: &Mirror, table: &Table) {
-    table.set_routes(Routes::new(mirror.snapshot().routes()));
+    table.set_routes(mirror.snapshot().routes());
 }
 
 fn specs(mirror: &Mirror, names: &BTreeSet<ServiceName>) -> (Vec<ServiceSpec>, Vec<ServiceName>) {

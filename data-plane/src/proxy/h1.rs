@@ -30,7 +30,7 @@ pub(super) use client::{Connection as ClientConnection, Failure, Outgoing};
 pub(super) use framing::{Length, number};
 pub(super) use inbound::RequestReader;
 pub use limits::HeadLimits;
-pub(super) use limits::MAX_METHOD;
+pub(super) use limits::{MAX_INTERIM, MAX_METHOD};
 pub(super) use pipes::{Pipe, PipeCounts, Pipes, Unread};
 pub(super) use refusal::Refusal;
 pub(super) use server::serve;

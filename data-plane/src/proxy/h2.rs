@@ -7,6 +7,7 @@ mod flood;
 mod heads;
 mod inbound;
 mod outgoing;
+mod reading;
 mod server;
 mod transport;
 

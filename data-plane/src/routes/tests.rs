@@ -16,7 +16,7 @@ fn wire(name: &str, host: &str, path_prefix: &str) -> v1::Route {
 
 fn routes(wires: &[v1::Route]) -> Routes {
     let parsed: Vec<_> = wires.iter().map(|wire| Route::parse(wire).unwrap()).collect();
-    Routes::new(&parsed)
+    Routes::new(&parsed, 2)
 }
 
 fn find<'a>(routes: &'a Routes, host: &str, path: &str) -> Option<&'a str> {
@@ -136,20 +136,30 @@ fn what_follows_the_prefix_is_kept_byte_for_byte() {
         ("/", "/v2", "/?x", "/v2/?x"),
     ] {
         let wire = v1::Route { rewrite_prefix: rewrite.into(), ..wire("a", "", prefix) };
-        let rule = Rule::new(&Route::parse(&wire).unwrap());
-        assert_eq!(rewritten(&rule, target), seen, "{prefix} {rewrite} {target}");
-        let stripped = rule.rewrite(target).map_or(0, |rewrite| rewrite.stripped);
+        let route = Route::parse(&wire).unwrap();
+        assert_eq!(rewritten(&route, target), seen, "{prefix} {rewrite} {target}");
+        let stripped = Rewrite::by(&route, target).map_or(0, |rewrite| rewrite.stripped);
         let is_told = !rewrite.is_empty() && prefix != "/";
         assert_eq!(&target[..stripped], if is_told { prefix } else { "" });
     }
 }
 
 /// As a replica sees it.
-fn rewritten(rule: &Rule, target: &str) -> String {
-    match rule.rewrite(target) {
+fn rewritten(route: &Route, target: &str) -> String {
+    match Rewrite::by(route, target) {
         Some(Rewrite { stripped, prefix }) => format!("{prefix}{}", &target[stripped..]),
         None => target.to_owned(),
     }
+}
+
+#[test]
+fn requests_of_each_worker_hold_a_route_by_a_count_of_their_own_and_as_long_as_they_need_it() {
+    let routes = routes(&[wire("a", "", "/")]);
+    let rule = routes.any.rules.first().unwrap();
+    let held = [0, 0, 1].map(|worker| rule.held_by(worker));
+    assert_eq!(held.each_ref().map(Arc::strong_count), [3, 3, 2]);
+    drop(routes);
+    assert_eq!(held[0].name.as_str(), "a");
 }
 
 /// What the trees stand for: looking at all routes in their order.
@@ -172,7 +182,7 @@ fn first<'a>(
         let rest = path.strip_prefix(route.path_prefix.trim_end_matches('/'));
         is_host
             && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            && Rule::new(route).fits(Asked { host: None, path, method, fields: headers })
+            && Rule::new(route, 1).fits(Asked { host: None, path, method, fields: headers })
     })
 }
 
@@ -212,8 +222,8 @@ proptest! {
         let expected = first(&all, host, &path, &method, &headers).map(|route| route.name.as_str());
         for host in [host.to_owned(), format!("{host}:80")] {
             // In whatever order they came.
-            let forward = Routes::new(&all);
-            let backward = Routes::new(all.iter().rev());
+            let forward = Routes::new(&all, 1);
+            let backward = Routes::new(all.iter().rev(), 1);
             for routes in [forward, backward] {
                 let asked = Asked { host: Some(&host), path: &path, method: &method, fields: &headers };
                 let found = routes.find(asked).map(|rule| rule.route().name.to_string());
@@ -229,10 +239,10 @@ proptest! {
         rest in "(/[!$&-;=@-Z_a-z~%]{0,20}){0,4}(\\?[!$&-;=?-Z_a-z~]{0,20})?",
     ) {
         let rewrite_prefix = if rewrite.is_empty() { "/".to_owned() } else { rewrite.clone() };
-        let rule = Rule::new(&Route::parse(&v1::Route { rewrite_prefix, ..wire("a", "", &prefix) }).unwrap());
+        let route = Route::parse(&v1::Route { rewrite_prefix, ..wire("a", "", &prefix) }).unwrap();
         let target = format!("{prefix}{rest}");
         prop_assume!(target.starts_with('/'));
-        let seen = rewritten(&rule, &target);
+        let seen = rewritten(&route, &target);
         let expected = format!("{rewrite}{rest}");
         let expected = if expected.starts_with('/') { expected } else { format!("/{expected}") };
         prop_assert_eq!(seen, expected);

@@ -21,12 +21,12 @@ use gateway_proto::{
 use super::{
     checks::{Checks, Standing},
     counters::{AttemptCounts, ReplicaCounters},
-    handles::Handles,
     latency::{Buckets, Latencies},
     learnt_limit::LearntLimit,
     spec::{Forced, ReplicaSpec},
 };
 use crate::{
+    handles::Handles,
     health::check::Check,
     routing::{
         Breaker, Change, Fault, Heard, History as Outcomes, Recorded, Silence, State, Tick, Unheard,

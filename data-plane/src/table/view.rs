@@ -25,9 +25,10 @@ use self::{
     affinity::Affinity,
     bands::{Band, Split},
 };
-use super::{checks::Standing, handles::Handles, replica::Replica};
+use super::{checks::Standing, replica::Replica};
 use crate::{
     counts::Alone,
+    handles::Handles,
     routing::{Change, Draw, Permit, Rotation, State, Tick},
 };
 

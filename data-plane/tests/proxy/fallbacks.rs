@@ -425,7 +425,7 @@ async fn a_route_to_a_service_that_has_left_leads_to_its_fallback() {
         ..Default::default()
     };
     let route = gateway_proto::Route::parse(&wire).unwrap();
-    gateway.table.set_routes(data_plane::routes::Routes::new(&[route]));
+    gateway.table.set_routes(&[route]);
     assert_eq!(body(&gateway.get("/shop/").await), "fine");
     gateway.table.apply(&[], &[ServiceName::parse("orders").unwrap()], gateway.clock.now());
     let answer = gateway.get("/shop/").await;

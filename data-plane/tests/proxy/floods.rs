@@ -19,28 +19,28 @@ use tokio::{
 
 use crate::harness::{Gateway, Replica, eventually, ok, raw_replica, read_message, status};
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// `GET http://gw/orders/`, as HPACK has it without its table.
-const GET: &[u8] = b"\x82\x86\x01\x02gw\x04\x08/orders/";
+pub(crate) const GET: &[u8] = b"\x82\x86\x01\x02gw\x04\x08/orders/";
 /// The same with POST.
 const POST: &[u8] = b"\x83\x86\x01\x02gw\x04\x08/orders/";
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
+pub(crate) const RST_STREAM: u8 = 3;
+pub(crate) const SETTINGS: u8 = 4;
+pub(crate) const PING: u8 = 6;
+pub(crate) const GOAWAY: u8 = 7;
+pub(crate) const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
 
 /// The error of those who are asked to calm down.
 const ENHANCE_YOUR_CALM: u32 = 11;
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
     frame.extend_from_slice(&[kind, flags]);
     frame.extend_from_slice(&stream.to_be_bytes());
@@ -49,7 +49,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Kind, flags, stream and payload of the next frame; `None` once the connection has ended.
-async fn next(stream: &mut (impl AsyncReadExt + Unpin)) -> Option<(u8, u8, u32, Vec<u8>)> {
+pub(crate) async fn next(stream: &mut (impl AsyncReadExt + Unpin)) -> Option<(u8, u8, u32, Vec<u8>)> {
     let mut head = [0; 9];
     stream.read_exact(&mut head).await.ok()?;
     let [a, b, c, kind, flags, number @ ..] = head;
@@ -72,7 +72,7 @@ async fn has_reset(stream: &mut (impl AsyncReadExt + Unpin)) -> bool {
 }
 
 /// A connection that has begun, with these settings of the client's.
-async fn begin(gateway: &Gateway, settings: &[u8]) -> TcpStream {
+pub(crate) async fn begin(gateway: &Gateway, settings: &[u8]) -> TcpStream {
     let mut stream = gateway.connect().await;
     stream.write_all(PREFACE).await.unwrap();
     stream.write_all(&frame(SETTINGS, 0, 0, settings)).await.unwrap();
@@ -140,7 +140,7 @@ async fn others_are_served(gateway: &Gateway) {
     }
 }
 
-fn refused(gateway: &Gateway, reason: &str) -> u64 {
+pub(crate) fn refused(gateway: &Gateway, reason: &str) -> u64 {
     gateway.refusals().iter().find(|(counted, _)| *counted == reason).map_or(0, |(_, count)| *count)
 }
 

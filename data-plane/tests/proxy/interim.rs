@@ -140,6 +140,33 @@ async fn only_so_many_are_passed_on_for_one_request_and_only_so_much() {
 }
 
 #[tokio::test]
+async fn a_replica_says_so_many_in_either_version_and_is_malformed_when_it_says_one_more() {
+    for (count, expected) in [(32, 200), (33, 502)] {
+        let in_1 = Replica::start(move |_, _| {
+            Act::Send(hint("</a.css>").repeat(count) + "HTTP/1.1 200 X\r\ncontent-length: 0\r\n\r\n")
+        })
+        .await;
+        let in_2 = H2Replica::start(h2::server::Builder::new(), move |_, _, mut answering| async move {
+            for _ in 0..count {
+                let head = Response::builder().status(103).body(()).unwrap();
+                answering.send_informational(head).unwrap();
+            }
+            answering.send_response(Response::new(()), true).unwrap();
+        })
+        .await;
+        for gateway in [
+            Gateway::start(&[in_1.address], Policy::default()).await,
+            Gateway::start_to(vec![in_2.endpoint()], Default::default(), Policy::default()),
+        ] {
+            let answer = everything(&gateway, GET).await;
+            let last = &answer[answer.rfind("HTTP/1.1 ").unwrap()..];
+            assert_eq!(status(last), expected, "behind {count}: {answer}");
+            assert!(expected == 200 || reason(last) == "malformed_response", "{answer}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_an_attempt_has_hinted_at_stays_a_hint_when_another_brings_the_answer() {
     let failing = Replica::start(|_, _| Act::SendAndClose(hint("</1.css>") + "HTTP/1.1 503 X\r\n\r\n")).await;
     let good =

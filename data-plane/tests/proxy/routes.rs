@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test that called it")]
 
-use data_plane::routes::Routes;
 use gateway_proto::{Policy, Route, policy::Methods, v1};
 
 use crate::harness::{Gateway, Replica, field, ok, reason, status};
@@ -17,7 +16,7 @@ async fn routed(routes: &[v1::Route], policy: Policy) -> (Gateway, Replica) {
 
 fn set(gateway: &Gateway, routes: &[v1::Route]) {
     let routes: Vec<_> = routes.iter().map(|wire| Route::parse(wire).unwrap()).collect();
-    gateway.table.set_routes(Routes::new(&routes));
+    gateway.table.set_routes(&routes);
 }
 
 fn route(name: &str, service: &str, path_prefix: &str, rewrite_prefix: &str) -> v1::Route {

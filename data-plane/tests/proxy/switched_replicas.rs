@@ -29,7 +29,7 @@ const ASK: &str = "GET /orders/chat?room=1 HTTP/1.1\r\nhost: gw\r\nconnection: k
                    sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\nsec-websocket-protocol: chat\r\n\r\n";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-fn takes_connects() -> server::Builder {
+pub(crate) fn takes_connects() -> server::Builder {
     let mut builder = server::Builder::new();
     builder.enable_connect_protocol();
     builder
@@ -50,7 +50,7 @@ async fn echo(_: usize, mut hears: RecvStream, mut answering: SendResponse<Bytes
     let _ = says.send_data(Bytes::new(), true);
 }
 
-fn gateway(replica: &H2Replica) -> Gateway {
+pub(crate) fn gateway(replica: &H2Replica) -> Gateway {
     Gateway::start_to(vec![replica.endpoint()], Arc::default(), Policy::default())
 }
 

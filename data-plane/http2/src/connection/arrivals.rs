@@ -8,7 +8,7 @@ use crate::{
     frame::{self, ErrorCode, Violation},
     heads::{Heads, Kind, Reading},
     hpack::{self, ListLimits},
-    stream::{MAX_INTERIM, Receiving, Stream},
+    stream::{Receiving, Stream},
     window::{self, ReceiveWindow, SendWindow},
 };
 
@@ -110,16 +110,10 @@ impl<H: Heads> Connection<H> {
         match addressee {
             Addressee::Nobody => Ok(()),
             Addressee::New => self.request(id, reading, size.is_over, is_last, guard),
-            Addressee::Open(place) => {
-                let taken = match kind {
-                    Kind::Response => self.response(place, reading, size.is_over, is_last),
-                    _ => self.trailers(place, reading, size.is_over, is_last),
-                };
-                match taken {
-                    Ok(()) => Ok(()),
-                    Err((code, why)) => self.stream_error(id, code, why, guard),
-                }
-            }
+            Addressee::Open(place) => match self.head_of(place, kind, reading, size.is_over, is_last) {
+                Ok(()) => Ok(()),
+                Err((code, why)) => self.stream_error(id, code, why, guard),
+            },
         }
     }
 
@@ -153,6 +147,7 @@ impl<H: Heads> Connection<H> {
     ) -> Result<(), Fault> {
         self.last_opened = id;
         if let Leaving::After(_) = self.leaving {
+            guard.has_to_reset().map_err(Fault::Flood)?;
             self.ignored.add(id);
             return Ok(());
         }
@@ -187,28 +182,41 @@ impl<H: Heads> Connection<H> {
         Stream::new(id, receiving, ReceiveWindow::of_stream(size, known), SendWindow::new(self.peer.window))
     }
 
+    /// A head of a stream that is there.
+    fn head_of(
+        &mut self,
+        place: u32,
+        kind: Kind,
+        reading: Reading<H::Received>,
+        is_too_large: bool,
+        is_last: bool,
+    ) -> Result<(), StreamError> {
+        if self.streams.get(place).receiving == Receiving::Ended {
+            return Err((ErrorCode::STREAM_CLOSED, "a head behind the end"));
+        }
+        match reading.defect {
+            Some(defect) => malformed(defect),
+            None if is_too_large => malformed(TOO_LARGE),
+            None if kind == Kind::Response => self.response(place, reading, is_last),
+            None => self.trailers(place, reading, is_last),
+        }
+    }
+
     /// An answer, or an interim one.
     fn response(
         &mut self,
         place: u32,
         reading: Reading<H::Received>,
-        is_too_large: bool,
         is_last: bool,
-    ) -> Result<(), (ErrorCode, &'static str)> {
+    ) -> Result<(), StreamError> {
         let stream = self.streams.get_mut(place);
-        let malformed = |why| Err((ErrorCode::PROTOCOL_ERROR, why));
-        if let Some(defect) = reading.defect {
-            return malformed(defect);
-        }
-        if is_too_large {
-            return malformed(TOO_LARGE);
-        }
         let status = reading.status;
         if status < 200 {
             if is_last {
                 return malformed("an interim response is the last word");
             }
-            if stream.interim.len() == MAX_INTERIM {
+            stream.interim_count += 1;
+            if stream.interim_count > self.config.interim {
                 return Err((ErrorCode::ENHANCE_YOUR_CALM, "too many interim responses"));
             }
             stream.interim.push_back((status, reading.head));
@@ -218,7 +226,7 @@ impl<H: Heads> Connection<H> {
         if stream.purpose.has_length(status) {
             stream.left = reading.length;
             if is_last && reading.length.is_some_and(|length| length > 0) {
-                return malformed("the content is not as long as was told");
+                return malformed(NOT_AS_LONG);
             }
         }
         stream.head = Some((status, reading.head));
@@ -234,22 +242,14 @@ impl<H: Heads> Connection<H> {
         &mut self,
         place: u32,
         reading: Reading<H::Received>,
-        is_too_large: bool,
         is_last: bool,
-    ) -> Result<(), (ErrorCode, &'static str)> {
+    ) -> Result<(), StreamError> {
         let stream = self.streams.get_mut(place);
-        if stream.receiving == Receiving::Ended {
-            return Err((ErrorCode::STREAM_CLOSED, "a head behind the end"));
+        if !is_last {
+            return malformed("a second head that is not the last word");
         }
-        let malformed = |why| Err((ErrorCode::PROTOCOL_ERROR, why));
-        match reading.defect {
-            Some(defect) => return malformed(defect),
-            None if is_too_large => return malformed(TOO_LARGE),
-            None if !is_last => return malformed("a second head that is not the last word"),
-            None if stream.left.is_some_and(|left| left > 0) => {
-                return malformed("the content is not as long as was told");
-            }
-            None => {}
+        if stream.left.is_some_and(|left| left > 0) {
+            return malformed(NOT_AS_LONG);
         }
         stream.receiving = Receiving::Ended;
         if !stream.is_unwanted {
@@ -261,7 +261,15 @@ impl<H: Heads> Connection<H> {
     }
 }
 
+/// What is wrong with a stream, and as what its end is told.
+pub(super) type StreamError = (ErrorCode, &'static str);
+
 const TOO_LARGE: &str = "a head is far too large";
+pub(super) const NOT_AS_LONG: &str = "the content is not as long as was told";
+
+fn malformed(why: &'static str) -> Result<(), StreamError> {
+    Err((ErrorCode::PROTOCOL_ERROR, why))
+}
 
 fn calm(why: &'static str) -> Violation {
     Violation { code: ErrorCode::ENHANCE_YOUR_CALM, stream: None, why }

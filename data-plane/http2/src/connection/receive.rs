@@ -4,7 +4,10 @@ use std::{collections::VecDeque, ops::Range};
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{Connection, LAST_PING, LIFE_PING, Leaving, Role, arrivals::Unfinished};
+use super::{
+    Connection, LAST_PING, LIFE_PING, Leaving, Role,
+    arrivals::{NOT_AS_LONG, StreamError, Unfinished},
+};
 use crate::{
     frame::{self, ErrorCode, Frame, HEAD, Head, Setting, Violation, kind},
     heads::Heads,
@@ -21,7 +24,8 @@ pub trait Guard {
     /// # Errors
     /// It is one too many: why, in words.
     fn received(&mut self, frame: &Head, sent: u64) -> Result<(), &'static str>;
-    /// A stream is reset because of what the peer has sent, or a head has come of one that was reset before.
+    /// A stream is reset because of what the peer has sent, or a head has come that is nobody's: of one that was reset before, or that
+    /// is opened although no more are taken on.
     ///
     /// # Errors
     /// It is one too many: why, in words.
@@ -289,7 +293,7 @@ impl<H: Heads> Connection<H> {
         input: &mut BytesMut,
         place_of_data: Range<usize>,
         is_last: bool,
-    ) -> Result<(), (ErrorCode, &'static str)> {
+    ) -> Result<(), StreamError> {
         let stream = self.streams.get_mut(place);
         match stream.receiving {
             Receiving::Ended => return Err((ErrorCode::STREAM_CLOSED, "content behind the end")),
@@ -302,7 +306,7 @@ impl<H: Heads> Connection<H> {
         let size = place_of_data.len();
         if let Some(left) = &mut stream.left {
             let is_right = left.checked_sub(size as u64).filter(|left| !is_last || *left == 0);
-            *left = is_right.ok_or((ErrorCode::PROTOCOL_ERROR, "the content is not as long as was told"))?;
+            *left = is_right.ok_or((ErrorCode::PROTOCOL_ERROR, NOT_AS_LONG))?;
         }
         let is_kept = size > 0 && !stream.is_unwanted;
         if is_kept {

@@ -1,6 +1,6 @@
 //! What goes: each stream that has something to send has one frame in turn.
 
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
 use bytes::Bytes;
 
@@ -18,6 +18,19 @@ const BATCH: usize = 64 * 1024;
 /// As much of the connection's window is one stream's before others have their turn.
 const MAX_ROOM: i64 = 64 * 1024;
 
+/// How what a stream was given comes on.
+#[derive(Debug, Clone, Copy)]
+pub struct Queued {
+    /// Bytes of its content that are not on their way.
+    pub unsent: usize,
+    /// Whether it waits for nothing but its turn at the socket.
+    pub is_in_line: bool,
+    /// Bytes that the socket has taken of the connection so far.
+    pub written: u64,
+    /// Streams that are open, which share it.
+    pub streams: usize,
+}
+
 /// Writes a head's frames.
 fn write_head(encoder: &mut Encoder, output: &mut Output, id: u32, head: &impl Sent, is_last: bool) {
     let out = output.buffer();
@@ -30,10 +43,17 @@ fn write_head(encoder: &mut Encoder, output: &mut Output, id: u32, head: &impl S
 impl<H: Heads> Connection<H> {
     /// Makes ready what may be written now. To be called when the socket takes something.
     pub fn pump(&mut self) {
-        while self.output.len() < BATCH
+        let mut passed_over = 0;
+        // What nobody sees to any more goes in any case, for the peer may take back what there is room for now.
+        while (self.output.len() < BATCH || (self.left > 0 && passed_over < self.ready.len()))
             && let Some(place) = self.ready.pop_front()
         {
-            self.turn(place);
+            if self.output.len() >= BATCH && !self.streams.get(place).is_left {
+                passed_over += 1;
+                self.ready.push_back(place);
+            } else {
+                self.turn(place);
+            }
         }
     }
 
@@ -97,6 +117,10 @@ impl<H: Heads> Connection<H> {
             }
         }
         if stream.outgoing.is_sent() {
+            if std::mem::take(&mut stream.wants_end) {
+                stream.wake_writer();
+            }
+            self.left -= usize::from(std::mem::take(&mut stream.is_left));
             self.settle(place);
         } else {
             self.queue(place);
@@ -141,7 +165,10 @@ impl<H: Heads> Connection<H> {
         let stream = self.streams.get_mut(place);
         if !stream.is_queued && stream.has_something() {
             stream.is_queued = true;
-            self.ready.push_back(place);
+            match stream.is_left {
+                true => self.ready.push_front(place),
+                false => self.ready.push_back(place),
+            }
         }
     }
 
@@ -298,6 +325,37 @@ impl<H: Heads> Connection<H> {
         Ok(0)
     }
 
+    /// Whether nobody need see any more to what a stream was given: it is written down, or will be at the next look at the socket, as
+    /// long as that keeps up and the peer's windows have room for it. Otherwise this task is woken once it is.
+    pub(crate) fn passed_or_wait(&mut self, place: u32, waker: &Waker) -> Poll<Result<(), Failure>> {
+        let keeps_up = self.output.len() == 0 && self.claimed <= BATCH;
+        let stream = self.streams.get_mut(place);
+        if let Some(failure) = stream.failure {
+            return Poll::Ready(Err(failure));
+        }
+        if stream.outgoing.is_sent() {
+            return Poll::Ready(Ok(()));
+        }
+        if keeps_up && stream.has_room() {
+            self.left += usize::from(!std::mem::replace(&mut stream.is_left, true));
+            return Poll::Ready(Ok(()));
+        }
+        stream.wants_end = true;
+        register(&mut stream.writer, waker);
+        Poll::Pending
+    }
+
+    /// How what a stream was given comes on.
+    pub(crate) fn queued(&self, place: u32) -> Queued {
+        let stream = self.streams.get(place);
+        Queued {
+            unsent: stream.outgoing.buffered,
+            is_in_line: self.output.len() > 0 && stream.has_something() && stream.has_room(),
+            written: self.output.written(),
+            streams: self.streams.open(),
+        }
+    }
+
     /// Why a stream has failed, if it has. Otherwise this task is woken when it does.
     pub(crate) fn failure_or_wait(&mut self, place: u32, waker: &Waker) -> Option<Failure> {
         let stream = self.streams.get_mut(place);
@@ -309,13 +367,19 @@ impl<H: Heads> Connection<H> {
 
     /// Whether the peer may see anything of a stream.
     pub(crate) fn is_sent(&self, place: u32) -> bool {
-        let Some(at) = self.streams.get(place).outgoing.head_at else { return false };
         match self.end {
             // Nothing more goes.
-            Some(End::Lost(_)) => self.output.written() > at,
+            Some(End::Lost(_)) => self.is_taken(place),
             // What is written down will go, also in front of a goodbye.
-            Some(End::Violation(..) | End::GivenUp(..)) | None => true,
+            Some(End::Violation(..) | End::GivenUp(..)) | None => {
+                self.streams.get(place).outgoing.head_at.is_some()
+            }
         }
+    }
+
+    /// Whether the socket has taken anything of a stream.
+    pub(crate) fn is_taken(&self, place: u32) -> bool {
+        self.streams.get(place).outgoing.head_at.is_some_and(|at| self.output.written() > at)
     }
 }
 

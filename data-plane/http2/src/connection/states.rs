@@ -16,6 +16,7 @@ impl<H: Heads> Connection<H> {
         }
         stream.failure = Some(failure);
         stream.outgoing.clear();
+        self.left -= usize::from(std::mem::take(&mut stream.is_left));
         stream.wake_reader();
         stream.wake_writer();
         if std::mem::take(&mut stream.is_queued) {

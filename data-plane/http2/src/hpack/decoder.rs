@@ -54,6 +54,9 @@ impl ListSize {
     }
 }
 
+/// As much room is kept for the next field that is compressed. A connection that has sent one large head does not hold that for ever.
+const MAX_SCRATCH: usize = 4096;
+
 /// What one direction of a connection has told so far.
 #[derive(Debug)]
 pub struct Decoder {
@@ -130,7 +133,15 @@ impl Decoder {
                 return Err(Error::LargeList);
             }
         }
+        if self.scratch.capacity() > MAX_SCRATCH {
+            self.scratch = Vec::new();
+        }
         Ok(list)
+    }
+
+    #[cfg(test)]
+    pub(super) fn scratch(&self) -> usize {
+        self.scratch.capacity()
     }
 
     #[cfg(test)]

@@ -56,13 +56,15 @@ fn what_nobody_asks_for_any_more_is_never_sent() {
 #[test]
 fn once_the_connection_has_ended_it_is_known_whether_a_byte_of_a_request_was_taken() {
     let mut side = client();
-    let (first, _first) = crate::open(&side.shared, get(), true, Purpose::Content).unwrap();
+    let (first, first_receiver) = crate::open(&side.shared, get(), true, Purpose::Content).unwrap();
     side.sent();
     let (second, mut receiver) = crate::open(&side.shared, get(), true, Purpose::Content).unwrap();
     side.shared.borrow_mut().pump();
     assert!(second.is_sent(), "it may go out");
+    assert!(!receiver.is_taken(), "what follows its head is still to be had for another connection");
     side.shared.borrow_mut().lost(std::io::ErrorKind::BrokenPipe);
-    assert!(first.is_sent() && !second.is_sent());
+    assert!(first.is_sent() && first_receiver.is_taken());
+    assert!(!second.is_sent() && !receiver.is_taken());
     let failed = Err(Failure::Lost(std::io::ErrorKind::BrokenPipe));
     assert_eq!(ready(receiver.poll_head(&mut cx())), failed);
 }
@@ -85,8 +87,9 @@ fn an_answer_that_comes_before_the_end_of_the_request_ends_it() {
 #[test]
 fn what_the_peer_resets_is_told_to_both_ends_of_a_stream_behind_what_has_come() {
     let mut side = Side::server(CONFIG);
-    side.feed(&[headers(1, &POST, false), data(1, 3, false), reset(1)].concat());
+    side.feed(&[headers(1, &POST, false), data(1, 3, false)].concat());
     let mut request = side.accept().unwrap();
+    side.feed(&reset(1));
     assert_eq!(ready(request.receiver.poll_data(&mut cx())).unwrap().unwrap().len(), 3);
     let failure = Failure::Reset(ErrorCode::CANCEL);
     assert_eq!(ready(request.receiver.poll_data(&mut cx())), Some(Err(failure)));
@@ -372,22 +375,6 @@ fn a_connection_without_streams_holds_no_place_for_them() {
     }
     side.sent();
     assert_eq!(side.shared.borrow().places(), 0);
-}
-
-/// A task that is looked at: whether it was woken since.
-#[derive(Default)]
-struct Woken(std::sync::atomic::AtomicBool);
-
-impl std::task::Wake for Woken {
-    fn wake(self: std::sync::Arc<Self>) {
-        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
-    }
-}
-
-impl Woken {
-    fn take(&self) -> bool {
-        self.0.swap(false, std::sync::atomic::Ordering::Relaxed)
-    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The gate in front of every replica: refuses what cannot be forwarded, finds the service for the rest.
 
-use std::{rc::Rc, sync::Arc};
+use std::rc::Rc;
 
 use gateway_proto::policy::RequestRules;
 use http::Method;
@@ -9,7 +9,7 @@ use super::{route, stay::Stay};
 use crate::{
     proxy::{errors::GatewayError, h1::Length, head::RequestHead, worker::Worker},
     request_rules::check_head,
-    routes::{Asked, Rewrite, Rule},
+    routes::{Asked, HeldRoute, Rewrite, Rule},
 };
 
 /// Where a request goes.
@@ -23,7 +23,7 @@ enum FoundBy {
     Host,
     /// The target's first segment, of so many bytes with its slash.
     Path(usize),
-    Route(Arc<Rule>),
+    Route(HeldRoute),
 }
 
 impl Admitted {
@@ -31,7 +31,7 @@ impl Admitted {
     pub(in crate::proxy) fn route(&self) -> Option<&str> {
         match &self.found_by {
             FoundBy::Host | FoundBy::Path(_) => None,
-            FoundBy::Route(rule) => Some(&rule.route().path_prefix),
+            FoundBy::Route(route) => Some(&route.path_prefix),
         }
     }
 
@@ -40,7 +40,7 @@ impl Admitted {
         match &self.found_by {
             FoundBy::Host => None,
             FoundBy::Path(name) => Some(Rewrite::new(head.target(), *name, "")),
-            FoundBy::Route(rule) => rule.rewrite(head.target()),
+            FoundBy::Route(route) => Rewrite::by(route, head.target()),
         }
     }
 }
@@ -85,7 +85,7 @@ pub(in crate::proxy) fn admit(
 }
 
 /// Where an explicit route leads.
-fn follow(rule: &Arc<Rule>, worker: &Rc<Worker>) -> Result<Admitted, (GatewayError, String)> {
+fn follow(rule: &Rule, worker: &Rc<Worker>) -> Result<Admitted, (GatewayError, String)> {
     let name = rule.route().service.as_str();
     let Some(service) = worker.table().service_or_departed(worker.index(), name, worker.now()) else {
         // It is no unknown one: somebody has declared it, and it has no replica yet or any more.
@@ -95,7 +95,8 @@ fn follow(rule: &Arc<Rule>, worker: &Rc<Worker>) -> Result<Admitted, (GatewayErr
         };
         return Err((error, name.to_owned()));
     };
-    Ok(Admitted { stay: Stay::begin(worker, service), found_by: FoundBy::Route(Arc::clone(rule)) })
+    let found_by = FoundBy::Route(rule.held_by(worker.index()));
+    Ok(Admitted { stay: Stay::begin(worker, service), found_by })
 }
 
 /// Refuses what the service's policy does not let through, as far as the head tells.

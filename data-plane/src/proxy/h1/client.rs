@@ -20,7 +20,7 @@ use tokio::time::Sleep;
 use super::{
     body::{BodyDecoder, BodyFault, Step},
     framing::Length,
-    limits::HeadLimits,
+    limits::{HeadLimits, MAX_INTERIM},
     pipes::Pipe,
     response::{self, Response},
     scan::{HeadScan, Kind},
@@ -32,8 +32,6 @@ use crate::proxy::{
     head::{RequestHead, ResponseHead, field_name::Name, headers::prepare_trailers, hints::AttemptHints},
 };
 
-/// Most interim responses (1xx) in front of one response.
-const MAX_INTERIM: usize = 32;
 /// How long a body is held back for a replica that was asked whether it wants it: older ones do not answer.
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 

@@ -26,6 +26,8 @@ impl Default for HeadLimits {
 
 /// Most bytes of a method. The longest registered one has 17.
 pub(in crate::proxy) const MAX_METHOD: usize = 32;
+/// Most interim responses (1xx) that a replica may send in front of one response, in any version of HTTP.
+pub(in crate::proxy) const MAX_INTERIM: usize = 32;
 /// Most bytes of a line with a chunk's size and extensions.
 pub(super) const MAX_CHUNK_LINE: usize = 1024;
 /// Most bytes that the extensions of all chunks of a body may have: they are dropped, and still have to be read.

@@ -19,27 +19,24 @@ use super::{
     CONNECTION_SPECIFIC, OutgoingBody, Sent,
     heads::{Head, ProxyHeads},
     inbound::RequestStream,
+    reading::Reading,
     request_head,
     server::Connection,
 };
-use crate::{
-    proxy::{
-        body::{pace::Pace, request_body::ClientBody, response_body::Answer},
-        boxed::boxed,
-        downstream::Asker,
-        errors::refusals::Reason,
-        h1::decimal,
-        head::{
-            RequestHead,
-            field_name::{Name, Names},
-            headers::expects_continue,
-            request_id::RequestId,
-        },
-        trail::{self, End, Trail},
-        tunnel::{StreamSide, Tunnel},
-        worker::Worker,
+use crate::proxy::{
+    body::{request_body::ClientBody, response_body::Answer},
+    boxed::boxed,
+    downstream::Asker,
+    h1::decimal,
+    head::{
+        RequestHead,
+        field_name::{Name, Names},
+        headers::expects_continue,
+        request_id::RequestId,
     },
-    routing::Tick,
+    trail::{self, End, Trail},
+    tunnel::{StreamSide, Tunnel},
+    worker::Worker,
 };
 
 /// A request under way.
@@ -168,8 +165,7 @@ impl Exchange {
             head.fields.append(Name::ContentLength, decimal(length, &mut [0; 20]));
         }
         match respond.send_head(Head::Answer(head), is_last) {
-            Ok(()) if !is_last => self.send(OutgoingBody::new(respond, body), trail).await,
-            Ok(()) => trail.into_iter().for_each(|trail| trail.finish(End::Complete, 0)),
+            Ok(()) => self.send(OutgoingBody::new(respond, body), is_last, trail).await,
             Err(failure) => tracing::debug!(?failure, "an answer cannot be sent"),
         }
         None
@@ -185,47 +181,50 @@ impl Exchange {
         }
     }
 
-    /// Sends an answer's body, unless its client takes nothing of it for too long, or all of it too slowly.
+    /// Sends an answer's body, unless all of it `is_given`, and sees to it until it is on its way; unless its client takes nothing of it
+    /// for too long, or all of it too slowly.
     async fn send<B: Body<Data = Bytes> + Unpin>(
         &self,
         mut outgoing: OutgoingBody<B>,
+        mut is_given: bool,
         trail: Option<Box<Trail>>,
     ) {
         let worker = &self.connection.worker;
-        let mut pace = Pace::new(worker.limits().min_response_rate);
-        // Since when the client is waited for, and how much it had taken by then.
-        let mut waits: Option<(Tick, u64)> = None;
+        let mut reading = Reading::new(worker.limits().min_response_rate, worker.limits().unread_timeout);
         let told = trail.as_deref();
         let end = poll_fn(|cx| {
-            let polled = outgoing.poll(cx, true, |trailers| {
-                if let Some(trail) = told {
-                    trail.behind(trailers);
+            if !is_given {
+                let polled = outgoing.poll(cx, true, |trailers| {
+                    if let Some(trail) = told {
+                        trail.behind(trailers);
+                    }
+                });
+                match polled {
+                    Poll::Ready(Ok(Sent::All)) => is_given = true,
+                    Poll::Ready(Ok(Sent::Enough)) => return Poll::Ready(End::ClientGone),
+                    Poll::Ready(Err(_)) => {
+                        outgoing.reset(ErrorCode::INTERNAL_ERROR);
+                        return Poll::Ready(End::UpstreamBrokeOff);
+                    }
+                    Poll::Pending if outgoing.waits_for_window() => {}
+                    Poll::Pending => {
+                        reading.goes_on(|| worker.now());
+                        return Poll::Pending;
+                    }
                 }
-            });
-            match polled {
-                Poll::Ready(Ok(Sent::All)) => return Poll::Ready(End::Complete),
-                Poll::Ready(Ok(Sent::Enough)) => return Poll::Ready(End::ClientGone),
-                Poll::Ready(Err(_)) => {
-                    outgoing.reset(ErrorCode::INTERNAL_ERROR);
-                    return Poll::Ready(End::UpstreamBrokeOff);
-                }
-                Poll::Pending => {}
             }
-            if !outgoing.waits_for_window() {
-                waits = None;
-                pace.goes_on(|| worker.now());
-                return Poll::Pending;
+            // The engine would keep it for as long as the client likes, who can take back what its windows had room for.
+            if is_given && let Poll::Ready(passed) = outgoing.poll_passed(cx) {
+                return Poll::Ready(passed.map_or(End::ClientGone, |()| End::Complete));
             }
-            let (since, _) = *match &mut waits {
-                Some(waits) if waits.1 == outgoing.taken() => waits,
-                waits => waits.insert((worker.now(), outgoing.taken())),
-            };
-            let unread_at = since.plus(worker.limits().unread_timeout);
-            let too_slow_at = pace.waits(outgoing.taken(), || worker.now());
-            let due = unread_at.min(too_slow_at);
-            if worker.now() >= due {
+            let (queued, now) = (outgoing.queued(), worker.now());
+            let passed = outgoing.taken() - queued.unsent as u64;
+            let (due, reason) = reading.waits(passed, &queued, || now);
+            if now >= due {
+                let client = self.connection.client.ip();
+                tracing::debug!(reason = reason.as_str(), client, passed, "an answer is not taken");
                 outgoing.reset(ErrorCode::CANCEL);
-                worker.refused(if unread_at <= too_slow_at { Reason::Unread } else { Reason::SlowReader });
+                worker.refused(reason);
                 return Poll::Ready(End::ClientGone);
             }
             let place = self.place.get().unwrap_or_else(|| worker.deadlines().begin());

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use gateway_http2::{Sender, frame::ErrorCode};
+use gateway_http2::{Failure, Queued, Sender, frame::ErrorCode};
 use http::HeaderMap;
 use http_body::Body;
 
@@ -54,6 +54,19 @@ impl<B: Body<Data = Bytes> + Unpin> OutgoingBody<B> {
     /// Bytes that the other side's windows have taken.
     pub(in crate::proxy) fn taken(&self) -> u64 {
         self.taken
+    }
+
+    /// How those come on.
+    pub(in crate::proxy) fn queued(&self) -> Queued {
+        self.stream.queued()
+    }
+
+    /// Once nobody need see any more to what was sent.
+    ///
+    /// # Errors
+    /// When the other side wants no more, or is gone.
+    pub(in crate::proxy) fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        self.stream.poll_passed(cx)
     }
 
     pub(in crate::proxy) fn reset(&mut self, code: ErrorCode) {

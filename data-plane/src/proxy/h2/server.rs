@@ -107,6 +107,8 @@ fn config(limits: &Limits) -> Config {
         stream_window: limits.stream_window,
         connection_window: limits.connection_window,
         send_buffer: limits.send_buffer as usize,
+        // Clients send none.
+        interim: 0,
         head: ListLimits { bytes: read, fields: limits.head.fields + PSEUDO_FIELDS },
         advertised_head: u32::try_from(read).unwrap_or(u32::MAX),
     }

@@ -76,11 +76,14 @@ impl Side for StreamSide {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if std::mem::replace(&mut self.has_said_all, true) {
-            return Poll::Ready(Ok(()));
+    /// Until that is on its way, the tunnel goes on, within its own limits: once it is over, nobody sees to it.
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !std::mem::replace(&mut self.has_said_all, true)
+            && self.outgoing.send_data(Bytes::new(), true).is_err()
+        {
+            return Poll::Ready(Err(broken()));
         }
-        Poll::Ready(self.outgoing.send_data(Bytes::new(), true).map_err(|_| broken()))
+        self.outgoing.poll_passed(cx).map_err(|_| broken())
     }
 
     fn is_gone(&mut self, cx: &mut Context<'_>) -> bool {

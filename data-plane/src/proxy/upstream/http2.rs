@@ -38,8 +38,6 @@ use crate::{
 
 /// A connection on which a request that is given up has waited for so long, and nothing at all has come of any, takes no more.
 const SILENCE: Duration = Duration::from_secs(1);
-/// Most interim responses (1xx) in front of one response.
-const MAX_INTERIM: usize = 32;
 /// How long a body is held back for a replica that was asked whether it wants it: older ones do not answer.
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -77,7 +75,7 @@ enum Sending {
 #[derive(Debug)]
 enum Receiving {
     Nothing,
-    Head { stream: Receiver<ProxyHeads>, interim: usize },
+    Head(Receiver<ProxyHeads>),
     Body { stream: Receiver<ProxyHeads>, left: Option<u64> },
     Ended,
 }
@@ -187,7 +185,7 @@ impl Http2Link {
             false => Purpose::Content,
         };
         let (sender, stream) = self.shared.open(request, is_empty && !is_tunnel, purpose)?;
-        self.receiving = Receiving::Head { stream, interim: 0 };
+        self.receiving = Receiving::Head(stream);
         if is_tunnel {
             self.sending = Sending::Tunnel(sender);
             return Some(());
@@ -207,7 +205,16 @@ impl Http2Link {
     fn has_sent(&self) -> bool {
         match &self.receiving {
             Receiving::Nothing => false,
-            Receiving::Head { stream, .. } => stream.is_sent(),
+            Receiving::Head(stream) => stream.is_sent(),
+            Receiving::Body { .. } | Receiving::Ended => true,
+        }
+    }
+
+    /// Whether a byte of the request is on its way: as long as none is, it may yet go to another replica, with all of its body.
+    fn is_taken(&self) -> bool {
+        match &self.receiving {
+            Receiving::Nothing => false,
+            Receiving::Head(stream) => stream.is_taken(),
             Receiving::Body { .. } | Receiving::Ended => true,
         }
     }
@@ -222,15 +229,11 @@ impl Http2Link {
             return Poll::Ready(Err(SendFailure::ClientBody));
         }
         loop {
-            let Receiving::Head { stream, interim } = &mut self.receiving else {
+            let Receiving::Head(stream) = &mut self.receiving else {
                 return Poll::Ready(Err(SendFailure::Failed(Fault::Malformed)));
             };
             // A failure is told with the response.
             let Poll::Ready(Some((status, heading))) = stream.poll_interim(cx) else { break };
-            *interim += 1;
-            if *interim > MAX_INTERIM {
-                return Poll::Ready(Err(SendFailure::Failed(Fault::Malformed)));
-            }
             self.shared.hear();
             let head = response_head(status, heading);
             if head.status != StatusCode::CONTINUE {
@@ -239,7 +242,7 @@ impl Http2Link {
                 return Poll::Ready(Err(SendFailure::ClientBody));
             }
         }
-        let Receiving::Head { stream, .. } = &mut self.receiving else { return Poll::Pending };
+        let Receiving::Head(stream) = &mut self.receiving else { return Poll::Pending };
         match ready!(stream.poll_head(cx)) {
             Ok((status, heading)) => {
                 Poll::Ready(Ok(self.received(cx, response_head(status, heading), method)))
@@ -257,7 +260,7 @@ impl Http2Link {
         }
         let has_no_body = (*method == Method::HEAD || matches!(head.status.as_u16(), 204 | 304))
             && !matches!(self.sending, Sending::Tunnel(_));
-        let Receiving::Head { stream, .. } = std::mem::replace(&mut self.receiving, Receiving::Ended) else {
+        let Receiving::Head(stream) = std::mem::replace(&mut self.receiving, Receiving::Ended) else {
             return head;
         };
         let declared = || str::from_utf8(head.fields.get(Name::ContentLength)?).ok()?.parse().ok();
@@ -308,9 +311,9 @@ impl Http2Link {
             }
             self.sending.go_on();
         }
-        let has_sent = self.has_sent();
+        let is_taken = self.is_taken();
         let Sending::Body(outgoing) = &mut self.sending else { return Ok(()) };
-        match outgoing.poll(cx, has_sent, |_| {}) {
+        match outgoing.poll(cx, is_taken, |_| {}) {
             // Who wants no more may have something to say all the same.
             Poll::Ready(Ok(Sent::All | Sent::Enough)) => self.sending = Sending::Done,
             Poll::Ready(Err(_)) => {
@@ -320,7 +323,7 @@ impl Http2Link {
                 return Err(Failure::RequestBody);
             }
             // With the head goes one frame: what lies behind it is asked for once a byte of them is on its way.
-            Poll::Pending if !has_sent => self.shared.waits_for_write(cx),
+            Poll::Pending if !is_taken => self.shared.waits_for_write(cx),
             Poll::Pending => {}
         }
         Ok(())
@@ -364,7 +367,7 @@ impl Http2Link {
         match &self.receiving {
             Receiving::Body { stream, .. } => stream.is_end(),
             Receiving::Ended => true,
-            Receiving::Nothing | Receiving::Head { .. } => false,
+            Receiving::Nothing | Receiving::Head(_) => false,
         }
     }
 
@@ -372,7 +375,7 @@ impl Http2Link {
         match &self.receiving {
             Receiving::Body { left, .. } => *left,
             Receiving::Ended => Some(0),
-            Receiving::Nothing | Receiving::Head { .. } => None,
+            Receiving::Nothing | Receiving::Head(_) => None,
         }
     }
 
@@ -387,7 +390,7 @@ impl Http2Link {
 impl Drop for Http2Link {
     fn drop(&mut self) {
         let now = self.clock.now();
-        let awaits_head = matches!(self.receiving, Receiving::Head { .. });
+        let awaits_head = matches!(self.receiving, Receiving::Head(_));
         if awaits_head && self.shared.heard() == self.heard_before && now.since(self.began) >= SILENCE {
             // It may be dead, and would cost the next request as much.
             self.shared.retire();

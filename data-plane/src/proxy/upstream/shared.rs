@@ -24,7 +24,7 @@ use crate::{
     clock::Clock,
     proxy::{
         downstream::stream::Stream,
-        h1::Buffers,
+        h1::{Buffers, MAX_INTERIM},
         h2::{FloodGuard, Head, ProxyHeads, Transport},
         worker::limits::Limits,
     },
@@ -227,6 +227,7 @@ fn config(limits: &Limits) -> Config {
         stream_window: STREAM_WINDOW,
         connection_window: CONNECTION_WINDOW,
         send_buffer: SEND_BUFFER,
+        interim: MAX_INTERIM,
         head: ListLimits { bytes: limits.head.bytes, fields: limits.head.fields + PSEUDO_FIELDS },
         advertised_head: u32::try_from(limits.head.bytes).unwrap_or(u32::MAX),
     }

@@ -38,6 +38,18 @@ fn what_breaks_a_rule_is_refused_with_the_rule() {
 }
 
 #[test]
+fn what_a_large_head_took_to_be_read_is_not_held_behind_it() {
+    let mut decoder = Decoder::new(0, usize::MAX);
+    // Forty bits of nothing are eight zeros.
+    let (mut value, mut length) = (vec![0; 40_000], Vec::new());
+    integer::write(0x80, 7, value.len(), &mut length);
+    let mut block = [&[0, 1, b'x'][..], &length].concat();
+    block.append(&mut value);
+    assert_eq!(read(&mut decoder, &block), [("x".to_owned(), "0".repeat(64_000))]);
+    assert!(decoder.scratch() <= 4096, "{}", decoder.scratch());
+}
+
+#[test]
 fn an_entry_that_has_gone_cannot_be_named() {
     let entered = [0x40, 1, b'a', 1, b'b'];
     assert_eq!(read(&mut Decoder::new(0, usize::MAX), &[&entered[..], &[0xbe]].concat()).len(), 2);

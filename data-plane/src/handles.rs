@@ -1,6 +1,6 @@
 //! Who holds what all workers share, counted for each worker by itself.
 //!
-//! A request keeps its service and its replicas alive by counting itself in and out. Were that one count for all workers, each
+//! A request keeps its service, its route and its replicas alive by counting itself in and out. Were that one count for all workers, each
 //! would wait with every request for a cache line that another has just written. So requests hold handles, of which each
 //! worker has its own: whose count it writes alone, and which lives for as long as one of its requests needs it, whatever the
 //! table says by then.
@@ -12,22 +12,22 @@ use std::sync::{Arc, OnceLock};
 /// It is made when its worker asks for it first, and so by that worker's thread: allocators keep what threads allocate apart,
 /// and handles of two workers lie on no common cache line without having to fill some by themselves.
 #[derive(Debug)]
-pub(super) struct Handles<T>(Box<[OnceLock<Arc<T>>]>);
+pub(crate) struct Handles<T>(Box<[OnceLock<Arc<T>>]>);
 
 impl<T> Handles<T> {
-    pub(super) fn new(workers: usize) -> Self {
+    pub(crate) fn new(workers: usize) -> Self {
         Self((0..workers.max(1)).map(|_| OnceLock::new()).collect())
     }
 
     /// Those of what is a handle itself.
-    pub(super) fn none() -> Self {
+    pub(crate) fn none() -> Self {
         Self(Box::default())
     }
 
     /// The worker's own, which is what `make` says if there is none yet; `None` where nobody has one. Workers are numbered from
     /// zero.
     #[inline]
-    pub(super) fn of(&self, worker: usize, make: impl FnOnce() -> T) -> Option<&Arc<T>> {
+    pub(crate) fn of(&self, worker: usize, make: impl FnOnce() -> T) -> Option<&Arc<T>> {
         // As there are, all but in tests: a remainder takes longer than all the rest.
         let own = self.0.get(worker).or_else(|| self.0.get(worker.checked_rem(self.0.len())?))?;
         Some(own.get_or_init(|| Arc::new(make())))

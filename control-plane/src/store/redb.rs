@@ -196,10 +196,11 @@ fn open_file(path: &Path) -> Result<Database, StoreError> {
         Err(error) if error.kind() == ErrorKind::NotFound => return create(path),
         opened => opened.map_err(of_the_file)?,
     };
-    let is_empty = file.metadata().map_err(of_the_file)?.len() == 0;
-    let backend = FileBackend::new(file).map_err(not_opened)?;
-    // An empty one was put there by somebody who wants a store just there.
-    let database = if is_empty { create_in(backend) } else { open_existing(backend) }?;
+    // A store is whole before it gets its name, so this one has lost what it held, and redb would make a new one of it.
+    if file.metadata().map_err(of_the_file)?.len() == 0 {
+        return Err(damaged("it is empty"));
+    }
+    let database = open_existing(FileBackend::new(file).map_err(not_opened)?)?;
     // Whoever made it may have ended before its name was durable, and what is written to a file without a name is lost with it. Most have
     // not, and not everybody may open the folder, nor has every file system a way to sync one.
     if let Err(error) = sync_folder(path) {
@@ -560,18 +561,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_empty_file_becomes_a_store_and_another_programs_database_does_not() {
+    async fn an_empty_file_and_another_programs_database_are_no_stores() {
         let folder = tempfile::tempdir().unwrap();
-        let empty = folder.path().join("empty");
+        let (empty, foreign) = (folder.path().join("empty"), folder.path().join("foreign"));
         File::create(&empty).unwrap();
-        assert_eq!(Redb::open(empty).await.unwrap().load().await.unwrap().revision, 0);
-        let foreign = folder.path().join("foreign");
         drop(Database::create(&foreign).unwrap());
-        let error = Redb::open(foreign).await.unwrap_err();
-        assert!(
-            error.to_string().starts_with("the file is damaged, or no store of this program: "),
-            "{error}"
-        );
+        for path in [&empty, &foreign] {
+            let error = Redb::open(path.clone()).await.unwrap_err().to_string();
+            assert!(error.starts_with("the file is damaged, or no store of this program: "), "{error}");
+            assert!(error.contains("put a backup in its place, or move it away"), "{error}");
+        }
+        assert_eq!(fs::metadata(empty).unwrap().len(), 0, "it is left alone");
     }
 
     #[tokio::test]

@@ -3,8 +3,8 @@
 use std::{io::Write as _, time::Duration};
 
 use clap::{
-    ArgAction, ArgMatches, Args, CommandFactory as _, Parser, Subcommand, builder::StyledStr,
-    error::ErrorKind, parser::ValueSource,
+    ArgAction, ArgMatches, Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind,
+    parser::ValueSource,
 };
 
 use crate::{
@@ -197,27 +197,32 @@ impl Global {
     }
 }
 
-/// Says what is wrong with a command line, and ends the process. Who left a command out is shown which there are.
+/// Says what is wrong with a command line, and ends the process. Who left a command out is shown which there are, and who left a
+/// value out what is told of the command behind its flags: where values are from, and an example.
 pub(crate) fn refuse(error: &clap::Error) -> ! {
-    if error.kind() != ErrorKind::MissingSubcommand {
-        error.exit();
-    }
+    let mut command = meant(std::env::args().skip(1));
+    let text = match error.kind() {
+        ErrorKind::MissingSubcommand => command.render_help().ansi().to_string(),
+        ErrorKind::MissingRequiredArgument => {
+            let advice = command.get_after_help().map(|advice| format!("\n{}\n", advice.ansi()));
+            format!("{}{}", error.render().ansi(), advice.unwrap_or_default())
+        }
+        _ => error.exit(),
+    };
     // Nobody can be told that stderr is closed; the exit code remains.
-    let _ = write!(anstream::stderr(), "{}", incomplete(std::env::args().skip(1)).ansi());
+    let _ = write!(anstream::stderr(), "{text}");
     std::process::exit(2)
 }
 
-/// The help of the command that these arguments come to.
-fn incomplete(args: impl Iterator<Item = String>) -> StyledStr {
+/// The command that these arguments come to.
+fn meant(args: impl Iterator<Item = String>) -> clap::Command {
     let mut root = Cli::command().disable_help_subcommand(true);
     root.build();
-    let mut command = &mut root;
+    let mut command = &root;
     for arg in args {
-        if command.find_subcommand(&arg).is_some() {
-            command = command.find_subcommand_mut(&arg).expect("it was there a line above");
-        }
+        command = command.find_subcommand(&arg).unwrap_or(command);
     }
-    command.render_help()
+    command.clone()
 }
 
 const COMPLETION: &str = "\
@@ -226,13 +231,19 @@ compinit; for fish  gwctl completion fish | source  into ~/.config/fish/config.f
 policies, routes and overrides are asked for at each TAB, of the control plane that the line, the environment or the context names;
 where none answers within half a second, there are none.";
 
+const DESCRIBED: &str = "\
+Which there are:  gwctl get services, replicas, breakers -a, nodes, policies, routes, overrides, faults;  gwctl events -o name
+For example:      gwctl describe service orders
+                  gwctl describe replica orders/r-1
+                  gwctl describe node dp-1";
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// List services, replicas, breakers, data planes, policies, overrides or events
     Get(get::Args),
     /// Show everything about one thing: what it is, why, what happened to it, and what to do next
-    #[command(subcommand)]
+    #[command(subcommand, after_help = DESCRIBED)]
     Describe(describe::Noun),
     /// Say why a replica gets requests or does not: where, since when, until when, and what to do
     Explain(explain::Args),
@@ -333,13 +344,26 @@ mod tests {
 
     #[test]
     fn who_leaves_the_command_out_is_shown_which_there_are_and_none_that_is_hidden() {
-        let shown = |line: &str| incomplete(line.split_whitespace().map(str::to_owned)).to_string();
+        let shown = |line: &str| meant(line.split_whitespace().map(str::to_owned)).render_help().to_string();
         let all = shown("-o json");
         assert!(all.contains("Usage: gwctl") && all.contains("explain") && all.contains("demo"), "{all}");
         assert!(!all.contains("run-orphans") && !all.contains("demo-replica"), "{all}");
         let nouns = shown("-q get");
         assert!(nouns.contains("Usage: gwctl get") && nouns.contains("breakers"), "{nouns}");
         assert!(shown("get svc").contains("Usage: gwctl get services"));
+    }
+
+    #[test]
+    fn whatever_can_be_described_says_where_its_names_are_from_and_shows_a_line_that_is_right() {
+        let describe = meant(["describe".to_owned()].into_iter());
+        for noun in std::iter::once(&describe).chain(describe.get_subcommands()) {
+            let advice = noun.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(advice.starts_with("Which there are:  gwctl "), "{}: {advice}", noun.get_name());
+            let (_, examples) = advice.split_once("For example: ").expect("an example");
+            for example in examples.lines().map(str::trim) {
+                assert!(example.starts_with("gwctl describe ") && parse(example).is_ok(), "{example}");
+            }
+        }
     }
 
     #[test]

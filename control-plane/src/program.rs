@@ -1,6 +1,6 @@
 //! The command line of `gw-control-plane`, and what it comes to.
 
-use std::{fs::OpenOptions, net::SocketAddr, path::Path};
+use std::{fs::OpenOptions, io, net::SocketAddr, path::Path};
 
 use clap::Parser;
 use gateway_runtime::{Failure, Shutdown, logs::LogArgs, notify, open_files, passed::Passed, process, ready};
@@ -86,16 +86,22 @@ fn told(listen: Option<SocketAddr>, socket: Option<&SocketPlace>) -> Vec<(&'stat
 }
 
 /// Whether the file can be written, or made. It is not opened as a store: another process may serve from it.
-fn check_file(path: &Path) -> std::io::Result<()> {
+fn check_file(path: &Path) -> io::Result<()> {
     if path.exists() {
-        return OpenOptions::new().read(true).write(true).open(path).map(drop);
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        return match file.metadata()?.len() {
+            0 => Err(io::Error::other(
+                "the file is empty, which no store is: put a backup in its place, or move it away",
+            )),
+            _ => Ok(()),
+        };
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     make_and_remove(folder)
 }
 
 /// Makes a file in the folder and takes it away: permissions alone do not say whether that works.
-fn make_and_remove(folder: &Path) -> std::io::Result<()> {
+fn make_and_remove(folder: &Path) -> io::Result<()> {
     let path = folder.join(format!(".gw-check-{}", std::process::id()));
     OpenOptions::new().write(true).create_new(true).open(&path)?;
     std::fs::remove_file(path)
@@ -128,5 +134,8 @@ mod tests {
             "{refused}"
         );
         assert_eq!(checked(folder.path()).await.unwrap_err().code(), 2, "a folder is no store");
+        let empty = folder.path().join("empty.redb");
+        std::fs::write(&empty, "").unwrap();
+        assert!(checked(&empty).await.unwrap_err().to_string().contains("the file is empty"));
     }
 }

@@ -137,7 +137,7 @@ async fn readyz(
     let readiness = {
         let (mirror, status) = (admin.view.mirror.borrow(), admin.view.status.borrow());
         let (now, wall) = (Instant::now(), admin.clock.moment().wall);
-        let (_, _, checks_late) = admin.checks.load();
+        let checks_late = admin.checks.lateness();
         Readiness::new(&mirror, &status, admin.shutdown.has_begun(), checks_late, now, wall)
     };
     let verbose =

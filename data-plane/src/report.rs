@@ -32,6 +32,7 @@ use crate::{
     clock::Clock,
     control_plane::{ControlPlane, Reconnect},
     discovery::{Position, View},
+    health::CheckCounts,
     table::Table,
 };
 use journal::{Batch, Journal};
@@ -76,6 +77,8 @@ pub(crate) struct Reporter {
     pub(crate) clock: Clock,
     /// Transitions to report.
     pub(crate) journal: Arc<Journal>,
+    /// How late health checks begin.
+    pub(crate) checks: Arc<CheckCounts>,
     /// Begun when no other process of this id has requests in flight: until then, nobody knows which are.
     pub(crate) alone: Shutdown,
 }

@@ -153,7 +153,7 @@ pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Res
         view: view.clone(),
         table: table.clone(),
         journal: journal.clone(),
-        checks,
+        checks: checks.clone(),
         clock,
         panics: panics.clone(),
         refusals: refusals.clone(),
@@ -208,6 +208,7 @@ pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Res
             view: view.clone(),
             clock,
             journal,
+            checks,
             alone: alone.clone(),
         };
         let feed = Arc::new(feed);

@@ -119,3 +119,19 @@ async fn a_service_that_fails_open_says_panic_wherever_it_is_looked_at() {
     );
     load.stop().await;
 }
+
+#[tokio::test]
+async fn who_names_nothing_to_describe_is_told_where_names_are_from_and_shown_a_line() {
+    for (line, words) in [
+        (&["describe"][..], &["Usage: gwctl describe", "override", "gwctl describe replica orders/r-1"][..]),
+        (&["describe", "service"], &["<SERVICE>", "gwctl get services", "gwctl describe service orders"]),
+        (&["describe", "dp"], &["<NODE>", "gwctl get nodes", "gwctl describe node dp-1"]),
+    ] {
+        // Nobody is asked for anything.
+        let refused = command::gwctl("http://127.0.0.1:9", line).await;
+        assert_eq!((refused.code(), refused.stdout.as_str()), (2, ""), "{line:?}");
+        for word in words {
+            assert!(refused.stderr.contains(word), "{line:?}: {word}\n\n{}", refused.stderr);
+        }
+    }
+}

@@ -9,7 +9,9 @@ use gateway_proto::v1::{
     DeregisterRequest, DrainReplicaRequest, Endpoint, Event, GetReplicaRequest, HeartbeatRequest,
     ListEventsRequest, ListReplicasRequest, RegisterRequest, RegisterResponse, Replica, ReplicaMode,
 };
-use gateway_tests::{Act, ControlPlane, DataPlane, Etcd, Scripted, eventually, eventually_within, http1};
+use gateway_tests::{
+    Act, ControlPlane, DataPlane, Etcd, Scripted, eventually, eventually_within, http1, throughout,
+};
 use tokio::task::JoinSet;
 
 /// What one control plane is told, another has to know by then, on a machine that has much else to do.
@@ -105,12 +107,11 @@ async fn what_one_control_plane_registers_the_other_shows_keeps_alive_and_both_l
 
     // Whoever hears of its owner keeps it, on both, for longer than its lease lasts; no renewal is a change.
     let revision = etcd.revision();
-    let until = Instant::now() + Duration::from_secs(9);
-    while Instant::now() < until {
+    throughout(Duration::from_secs(9), async || {
         renew(&other, "r-1", &lease).await.unwrap();
         assert!(find(&one, "r-1").await.is_some() && find(&other, "r-1").await.is_some());
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
+    })
+    .await;
     assert_eq!(etcd.revision(), revision, "renewals change no revision");
 
     let silent = Instant::now();

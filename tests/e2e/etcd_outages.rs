@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use gateway_proto::v1::DeregisterRequest;
-use gateway_tests::{ControlPlane, DataPlane, Etcd, command::gwctl, eventually, eventually_within, http1};
+use gateway_tests::{
+    ControlPlane, DataPlane, Etcd, command::gwctl, eventually, eventually_within, http1, throughout,
+};
 use tonic::Code;
 use tonic_types::StatusExt;
 
@@ -45,11 +47,10 @@ async fn holds_out(control: &ControlPlane) {
     })
     .await;
     // Longer than the lease lasts.
-    let until = Instant::now() + Duration::from_secs(2 * TTL.unsigned_abs());
-    while Instant::now() < until {
+    throughout(Duration::from_secs(2 * TTL.unsigned_abs()), async || {
         assert!(find(control, "r-1").await.is_some(), "nobody can be heard of, so nobody is let go");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    })
+    .await;
 }
 
 /// Takes changes again, and has kept what it had.
@@ -61,12 +62,11 @@ async fn is_well(control: &ControlPlane, lease: &str) {
     })
     .await;
     // One whole time to live and more, on the strength of renewals alone.
-    let until = Instant::now() + Duration::from_secs(2 * TTL.unsigned_abs());
-    while Instant::now() < until {
+    throughout(Duration::from_secs(2 * TTL.unsigned_abs()), async || {
         renew(control, "r-1", lease).await.unwrap();
         assert!(find(control, "r-1").await.is_some());
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use gateway_proto::{
         ListEventsRequest, NodeIdentity, Policy, Replica, ReportNodeStatusRequest, UpdatePolicyRequest,
     },
 };
-use gateway_tests::{Act, Gateway, Scripted, command, eventually, http1};
+use gateway_tests::{Act, Gateway, Scripted, command, eventually, http1, throughout};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -22,6 +22,11 @@ async fn gateway_with_two() -> (Gateway, Vec<Scripted>) {
 
 async fn gateway_with_two_evicted_by(eviction: EvictionPolicy) -> (Gateway, Vec<Scripted>) {
     let gateway = Gateway::start().await;
+    let replicas = two_evicted_by(&gateway, "orders", eviction).await;
+    (gateway, replicas)
+}
+
+async fn two_evicted_by(gateway: &Gateway, service: &str, eviction: EvictionPolicy) -> Vec<Scripted> {
     let often = Some(duration(Duration::from_millis(100)));
     let check = HealthCheckPolicy {
         interval: often,
@@ -31,7 +36,7 @@ async fn gateway_with_two_evicted_by(eviction: EvictionPolicy) -> (Gateway, Vec<
         ..Default::default()
     };
     let policy = Policy {
-        service: "orders".into(),
+        service: service.into(),
         health_check: Some(check),
         eviction: Some(eviction),
         ..Default::default()
@@ -40,14 +45,18 @@ async fn gateway_with_two_evicted_by(eviction: EvictionPolicy) -> (Gateway, Vec<
     gateway.control.policies().update_policy(request).await.unwrap();
     let replicas: Vec<Scripted> = (0..2).map(|_| Scripted::start(|_, _| Act::ok(b"hello"))).collect();
     for (number, replica) in replicas.iter().enumerate() {
-        gateway.register("orders", &format!("r-{number}"), replica.address()).await;
+        gateway.register(service, &format!("r-{number}"), replica.address()).await;
     }
-    (gateway, replicas)
+    replicas
 }
 
 async fn until_evicted(gateway: &Gateway) {
+    until_evicted_of(gateway, "orders").await;
+}
+
+async fn until_evicted_of(gateway: &Gateway, service: &str) {
     eventually("the dead replica is evicted", async || {
-        let left: Vec<_> = gateway.replicas("orders").await.into_iter().map(|one| one.replica_id).collect();
+        let left: Vec<_> = gateway.replicas(service).await.into_iter().map(|one| one.replica_id).collect();
         if left == ["r-0"] { Ok(()) } else { Err(format!("{left:?}")) }
     })
     .await;
@@ -65,7 +74,12 @@ async fn a_permanent_replica_that_stays_dead_is_evicted_and_told_why_and_may_com
         filter: "event_type = REPLICA_EVICTED".into(),
         ..Default::default()
     };
-    let events = gateway.control.observability().list_events(request).await.unwrap().into_inner().events;
+    let events = eventually("it is told", async || {
+        let listed = gateway.control.observability().list_events(request.clone()).await;
+        let events = listed.unwrap().into_inner().events;
+        if events.is_empty() { Err("no event".to_owned()) } else { Ok(events) }
+    })
+    .await;
     let [event] = &events[..] else { panic!("{events:?}") };
     assert_eq!((event.replica_id.as_str(), event.actor.as_str()), ("r-1", "registry"));
     assert!(event.message.ends_with("(1): connect refused"), "{event:?}");
@@ -119,7 +133,11 @@ fn failing(replica: &Replica, failures: i64) -> Breaker {
 async fn one_data_plane_that_lies_or_reaches_nobody_evicts_nobody_until_the_other_agrees() {
     let both = EvictionPolicy { after: Some(duration(AFTER)), failure_count: Some(5) };
     let (gateway, mut replicas) = gateway_with_two_evicted_by(both).await;
-    let registered = gateway.replicas("orders").await;
+    // One that is dead for both of them: that it is evicted shows that they are heard, and that the time is over for all.
+    let by_time = EvictionPolicy { after: Some(duration(AFTER)), failure_count: None };
+    let mut dead = two_evicted_by(&gateway, "dead", by_time).await;
+    let mut registered = gateway.replicas("orders").await;
+    registered.extend(gateway.replicas("dead").await.into_iter().filter(|one| one.replica_id == "r-1"));
     let rows = |failures| registered.iter().map(|replica| failing(replica, failures)).collect::<Vec<_>>();
     let (say, said) = mpsc::channel(4);
     let node = Some(NodeIdentity { node_id: "dp-2".into(), ..Default::default() });
@@ -138,14 +156,12 @@ async fn one_data_plane_that_lies_or_reaches_nobody_evicts_nobody_until_the_othe
         if run == Some((1_000_000, 2)) { Ok(()) } else { Err(format!("{seen:?}")) }
     })
     .await;
-    let told = Instant::now();
-    while told.elapsed() < 2 * AFTER {
-        let left = gateway.replicas("orders").await;
-        assert_eq!(left.len(), 2, "after {:?}", told.elapsed());
-        let eviction = left.iter().find_map(|replica| replica.observed.as_ref()?.eviction_time);
-        assert_eq!(eviction, None, "nobody is on the way to be evicted");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    dead[1].refuse().await;
+    until_evicted_of(&gateway, "dead").await;
+    let left = gateway.replicas("orders").await;
+    assert_eq!(left.len(), 2);
+    let eviction = left.iter().find_map(|replica| replica.observed.as_ref()?.eviction_time);
+    assert_eq!(eviction, None, "nobody is on the way to be evicted");
     speak(1_000_001).await;
     replicas[1].refuse().await;
     until_evicted(&gateway).await;
@@ -174,11 +190,10 @@ async fn nobody_is_evicted_while_the_control_plane_has_no_data_plane() {
     })
     .await;
     gateway.data.kill();
-    let silent = Instant::now();
-    while silent.elapsed() < 2 * AFTER {
-        assert_eq!(gateway.replicas("orders").await.len(), 2, "after {:?} of silence", silent.elapsed());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    throughout(2 * AFTER, async || {
+        assert_eq!(gateway.replicas("orders").await.len(), 2, "nobody has seen it since");
+    })
+    .await;
     // Another data plane that says so, too, for as long as it takes.
     gateway.data.restart().await;
     until_evicted(&gateway).await;

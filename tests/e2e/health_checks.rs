@@ -151,3 +151,34 @@ async fn a_grpc_check_asks_the_health_service_for_the_service_that_is_named() {
     let (_, check) = becomes(&gateway, "r-0", HealthCheckState::Failing).await;
     assert!(check.last_failure.starts_with("gRPC status NOT_FOUND"), "{check:?}");
 }
+
+#[tokio::test]
+async fn health_checks_that_begin_late_are_shown_by_gwctl_until_they_are_on_time_again() {
+    let gateway = Gateway::start_with(&[], &["--health-check-rate", "1"]).await;
+    for port in 1..=15 {
+        gateway.register("orders", &format!("r-{port}"), ([127, 0, 0, 1], port).into()).await;
+    }
+    let url = gateway.control.url();
+    let late = async || gwctl(&gateway, &["get", "nodes", "--columns", "checks late", "--no-headers"]).await;
+    // Fifteen first checks, of which one begins in a second.
+    eventually("they are late", async || {
+        let late = late().await;
+        if late.trim().ends_with('s') { Ok(()) } else { Err(late) }
+    })
+    .await;
+    let described = gwctl(&gateway, &["describe", "node", "dp-1"]).await;
+    assert!(described.contains("Checks        begin "), "{described}");
+    let checked = command::gwctl(&url, &["check"]).await.stdout;
+    assert!(checked.contains("health checks of dp-1 begin "), "{checked}");
+    let filter = ["get", "nodes", "--filter", "health_check_lateness >= 5s", "-o", "name"];
+    assert_eq!(gwctl(&gateway, &filter).await.trim(), "dp-1");
+    check_by(&gateway, HealthCheckPolicy { r#type: Some(HealthCheckType::Off.into()), ..Default::default() })
+        .await;
+    eventually("nobody is checked any more", async || {
+        let late = late().await;
+        if late.trim() == "-" { Ok(()) } else { Err(late) }
+    })
+    .await;
+    let checked = command::gwctl(&url, &["check"]).await.stdout;
+    assert!(!checked.contains("health checks of dp-1"), "{checked}");
+}

@@ -1,20 +1,27 @@
 //! What deploy/ holds beside metrics: units, images, manifests, examples. Each file is read by what it is for, and says nothing that
 //! the programs do not know.
 
+mod many;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
-use clap::CommandFactory;
+use clap::{ArgAction, CommandFactory, Parser};
 use gateway_tests::{ControlPlane, binaries, command, tools};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Of a data plane, beside what flags give it: the last reports.
 const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Of the manifests.
+const NAMESPACE: &str = "gateway";
+const COMPOSE: [&str; 2] = ["deploy/docker/compose.yaml", "deploy/docker/compose.etcd.yaml"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -47,10 +54,10 @@ fn every_file_of_deploy_is_read_by_some_test() {
         let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
         match folder {
             "deploy" => ["build", "release"].contains(&name),
-            "deploy/prometheus" | "deploy/kubernetes" => extension == "yaml",
+            "deploy/prometheus" | "deploy/kubernetes" | "deploy/kubernetes-etcd" => extension == "yaml",
             "deploy/grafana" => extension == "json",
             "deploy/systemd" => ["service", "socket", "env"].contains(&extension),
-            "deploy/docker" => ["Dockerfile", "compose.yaml", "healthy"].contains(&name),
+            "deploy/docker" => name == "Dockerfile" || name == "healthy" || COMPOSE.contains(&path),
             "deploy/examples" | "deploy/examples/policies" => extension == "toml",
             _ => false,
         }
@@ -89,6 +96,9 @@ fn every_setting_that_is_named_in_deploy_is_one_of_the_programs() {
 
 /// Has a program check these settings, with paths that only the machine has replaced; yields what would run.
 async fn checked(mut program: Command, settings: &BTreeMap<String, String>, whose: &str) -> Value {
+    if settings.get("GW_STORE").is_some_and(|store| store.starts_with("etcd:")) {
+        return valid_on_etcd(settings, whose);
+    }
     let folder = tempfile::tempdir().unwrap();
     let here = format!("{}/", folder.path().display());
     for (name, value) in settings {
@@ -103,6 +113,25 @@ async fn checked(mut program: Command, settings: &BTreeMap<String, String>, whos
     let said: Value = serde_json::from_str(&finished.stdout).unwrap();
     assert_eq!(said["valid"], true, "{said}");
     said
+}
+
+/// The same of a control plane on an etcd that is not here, to which its own check would connect.
+fn valid_on_etcd(settings: &BTreeMap<String, String>, whose: &str) -> Value {
+    let command = control_plane::Program::command();
+    let flag = |(name, value): (&String, &String)| {
+        let arg = command.get_arguments().find(|arg| arg.get_env() == Some(OsStr::new(name)))?;
+        let long = arg.get_long()?;
+        match arg.get_action() {
+            ArgAction::SetTrue => (value == "true").then(|| format!("--{long}")),
+            _ => Some(format!("--{long}={value}")),
+        }
+    };
+    let flags = std::iter::once(whose.to_owned()).chain(settings.iter().filter_map(flag));
+    let program = control_plane::Program::try_parse_from(flags);
+    let program = program.unwrap_or_else(|error| panic!("{whose}: {settings:?}: {error}"));
+    let config = program.args.validate();
+    let config = config.unwrap_or_else(|error| panic!("{whose}: {settings:?}: {error}"));
+    json!({ "listen": config.listen.expect("it listens at a port").to_string() })
 }
 
 fn program(name: &str) -> Command {
@@ -204,14 +233,22 @@ async fn python(what: &str, paths: &[String]) -> Vec<Value> {
     }
 }
 
-/// Settings of a list such as `[{name: …, value: …}]`; those that only a cluster can fill in have an example's value.
-fn environment(container: &Value) -> BTreeMap<String, String> {
-    let pair = |entry: &Value| {
-        let name = entry["name"].as_str().unwrap().to_owned();
-        let value = entry["value"].as_str().unwrap_or("gateway-data-plane-7d9c5b6f4-x2x5k").to_owned();
-        (name, value)
-    };
-    container["env"].as_array().unwrap().iter().map(pair).collect()
+/// Settings of a list such as `[{name: …, value: …}]` for a pod of this name. `$(NAME)` stands for what was set before.
+fn environment(container: &Value, pod: &str) -> BTreeMap<String, String> {
+    let mut settings = BTreeMap::new();
+    for entry in container["env"].as_array().unwrap() {
+        let value = match entry["valueFrom"]["fieldRef"]["fieldPath"].as_str() {
+            Some("metadata.name") => pod,
+            Some("metadata.namespace") => NAMESPACE,
+            Some(other) => panic!("{other}"),
+            None => entry["value"].as_str().unwrap(),
+        };
+        let expand =
+            |value: String, (name, set): (&String, &String)| value.replace(&format!("$({name})"), set);
+        let value = settings.iter().fold(value.to_owned(), expand);
+        settings.insert(entry["name"].as_str().unwrap().to_owned(), value);
+    }
+    settings
 }
 
 #[tokio::test]
@@ -228,13 +265,19 @@ async fn manifests_hold_to_their_schemas_and_their_settings_are_taken_by_python(
     let others = paths.iter().filter(|path| !path.ends_with("/kustomization.yaml")).cloned();
     assert_eq!(resources, others.collect());
 
+    assert_deployable(&documents).await;
+}
+
+/// Asserts that both planes run by settings that they take, as the namespace demands it, and that selectors select something.
+async fn assert_deployable(documents: &[Value]) {
+    let of = |kind: &str| documents.iter().filter(|document| document["kind"] == kind).collect::<Vec<_>>();
     let workloads: Vec<_> = of("StatefulSet").into_iter().chain(of("Deployment")).collect();
     assert_eq!(workloads.len(), 2);
     for workload in workloads {
         let name = workload["metadata"]["name"].as_str().unwrap();
         let pod = &workload["spec"]["template"]["spec"];
         let container = &pod["containers"][0];
-        let settings = environment(container);
+        let settings = environment(container, &format!("{name}-0"));
         let said = checked(program(name), &settings, name).await;
         let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap();
         assert_leaves_time(name, Duration::from_secs(grace), &settings);
@@ -342,8 +385,13 @@ async fn the_dockerfile_is_as_a_linter_wants_it_by_python() {
 }
 
 #[tokio::test]
-async fn the_compose_file_refers_to_what_there_is_by_python() {
-    let compose = python("yaml", &["deploy/docker/compose.yaml".to_owned()]).await.remove(0);
+async fn compose_files_refer_to_what_there_is_by_python() {
+    for compose in python("yaml", &COMPOSE.map(str::to_owned)).await {
+        assert_composed(&compose).await;
+    }
+}
+
+async fn assert_composed(compose: &Value) {
     let (services, stages) = (compose["services"].as_object().unwrap(), stages());
     let mut published = BTreeSet::new();
     for (name, service) in services {
@@ -355,6 +403,7 @@ async fn the_compose_file_refers_to_what_there_is_by_python() {
             "deploy",
             "entrypoint",
             "environment",
+            "healthcheck",
             "image",
             "ports",
             "profiles",

@@ -14,11 +14,11 @@ use tempfile::TempDir;
 const CARGO: &str = r#"#!/bin/sh
 flags=$(printf %s "${CARGO_ENCODED_RUSTFLAGS-}" | tr '\037' ' ')
 echo "$* RUSTFLAGS=$flags" >> "$HERE/asked"
+case "$*" in *"${FAILS-no such thing}"*) exit 101 ;; esac
 case "$*" in
 *cyclonedx*) for member in control-plane data-plane cli proto; do echo '{}' > "$member/bom.json"; done ;;
 *--training*) echo counts > "${LLVM_PROFILE_FILE%/*}/1.profraw" ;;
 *build*)
-    case "$*" in *"${FAILS-no such thing}"*) exit 101 ;; esac
     built=$CARGO_TARGET_DIR/x86_64-unknown-linux-gnu/dist
     mkdir -p "$built"
     for program in gw-control-plane gw-data-plane gwctl; do
@@ -109,7 +109,11 @@ impl Repository {
     /// The same of a script, with these variables.
     fn run(&self, script: &str, args: &[&str], variables: &[(&str, &str)]) -> (bool, String) {
         let mut command = bounded(self.path(script));
-        let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap());
+        let system = std::env::var("PATH").unwrap();
+        // Without tools of cargo's that somebody has installed.
+        let is_system = |folder: &&str| !Path::new(folder).join("cargo-cyclonedx").exists();
+        let system: Vec<_> = system.split(':').filter(is_system).collect();
+        let path = format!("{}:{}", self.path("bin").display(), system.join(":"));
         command.args(args).current_dir(self.0.path()).env("PATH", path).env("HERE", self.0.path());
         command.env_remove("CARGO_TARGET_DIR").env_remove("RUSTFLAGS");
         command.env_remove("CARGO_BUILD_TARGET").env_remove("CARGO_ENCODED_RUSTFLAGS");
@@ -144,6 +148,7 @@ fn a_release_has_programs_manuals_completions_bills_and_checksums_that_are_right
         "cli.cdx.json",
         "systemd/gw-data-plane.service",
         "kubernetes/kustomization.yaml",
+        "kubernetes-etcd/kustomization.yaml",
         "prometheus/alerts.yaml",
         "LICENSE",
         "CHANGELOG.md",
@@ -188,6 +193,15 @@ fn a_build_that_fails_half_way_leaves_the_programs_that_were_there() {
     let left: Vec<_> = fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["gw-data-plane"], "{said}");
     assert_eq!(fs::read_to_string(out.join("gw-data-plane")).unwrap(), "of before");
+}
+
+#[test]
+fn a_release_is_not_made_without_a_tool_that_could_not_be_installed_unless_that_is_asked_for() {
+    let repository = Repository::with(&released());
+    fs::remove_file(repository.path("bin/cargo-cyclonedx")).unwrap();
+    repository.commit();
+    let (is_made, said) = repository.run("deploy/release", &[], &[("FAILS", "install")]);
+    assert!(!is_made && said.contains("cargo-cyclonedx could not be installed"), "{said}");
 }
 
 #[test]

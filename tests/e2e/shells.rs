@@ -1,6 +1,10 @@
 //! `gwctl` in people's shells and terminals: names complete, and long text is paged.
 
-use std::{path::Path, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use gateway_tests::{Act, Gateway, Scripted, binaries, command, eventually, tools};
 
@@ -11,50 +15,103 @@ fn path() -> String {
     format!("{folder}:{}", std::env::var("PATH").unwrap_or_default())
 }
 
-/// What a TAB at the end of a line offers, in bash, with the script that gwctl prints for it.
-async fn offered(line: &str, endpoint: &str) -> Vec<String> {
-    const ASK: &str = r#"
-        source <(gwctl completion bash)
-        read -ra COMP_WORDS <<<"$1"
-        [[ "$1" == *" " ]] && COMP_WORDS+=("")
-        COMP_CWORD=$((${#COMP_WORDS[@]} - 1)) COMP_TYPE=9
-        _clap_complete_gwctl gwctl "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}" 2>/dev/null
-        printf '%s\n' "${COMPREPLY[@]}"
-    "#;
-    let mut bash = Command::new(tools::bash());
-    bash.args(["-c", ASK, "bash", line]).env("PATH", path()).env("GWCTL_ENDPOINT", endpoint);
-    bash.env("GWCTL_CONFIG", "/nonexistent/gwctl.toml");
-    command::run(bash).await.success().lines().map(str::to_owned).collect()
+/// A shell, and how it says what a TAB at the end of a line offers, with the script that gwctl prints for it.
+struct Shell {
+    program: PathBuf,
+    /// The line follows these.
+    args: &'static [&'static str],
+}
+
+impl Shell {
+    fn bash() -> Self {
+        const ASK: &str = r#"
+            source <(gwctl completion bash)
+            read -ra COMP_WORDS <<<"$1"
+            [[ "$1" == *" " ]] && COMP_WORDS+=("")
+            COMP_CWORD=$((${#COMP_WORDS[@]} - 1)) COMP_TYPE=9
+            _clap_complete_gwctl gwctl "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}" 2>/dev/null
+            printf '%s\n' "${COMPREPLY[@]}"
+        "#;
+        Self { program: tools::bash(), args: &["--norc", "-c", ASK, "bash"] }
+    }
+
+    /// What its function would hand to zsh's own, which works only while somebody types.
+    fn zsh() -> Self {
+        const ASK: &str = r#"
+            autoload -Uz compinit && compinit -D -u
+            source <(gwctl completion zsh)
+            _describe() { printf '%s\n' "${${(P)@[-1]}[@]%%:*}" }
+            words=(${(z)1})
+            [[ $1 == *" " ]] && words+=("")
+            CURRENT=$#words
+            $_comps[gwctl]
+        "#;
+        Self { program: tools::zsh(), args: &["-f", "-c", ASK, "zsh"] }
+    }
+
+    fn fish() -> Self {
+        const ASK: &str = r#"
+            gwctl completion fish | source
+            complete --do-complete $argv[1] | string split --fields 1 \t
+        "#;
+        Self { program: tools::fish(), args: &["--no-config", "-c", ASK] }
+    }
+
+    async fn offers(&self, line: &str, endpoint: &str) -> Vec<String> {
+        let home = tempfile::tempdir().unwrap();
+        let mut shell = Command::new(&self.program);
+        shell.args(self.args).arg(line).env("PATH", path()).env("GWCTL_ENDPOINT", endpoint);
+        shell.env("HOME", home.path()).env("GWCTL_CONFIG", "/nonexistent/gwctl.toml");
+        let finished = command::run(shell).await;
+        let offered = finished.stdout.lines().filter(|word| !word.is_empty());
+        assert_eq!(finished.stderr, "", "nothing is said in the middle of a line");
+        offered.map(str::to_owned).collect()
+    }
+
+    /// Asserts that it completes commands, flags, and names of what is registered.
+    async fn completes(&self) {
+        let gateway = Gateway::start().await;
+        let replica = Scripted::start(|_, _| Act::ok(b"hello"));
+        gateway.register("orders", "r-1", replica.address()).await;
+        gateway.register("orders", "r-2", "127.0.0.1:9".parse().unwrap()).await;
+        gateway.register("users", "u-1", "127.0.0.1:10".parse().unwrap()).await;
+        let url = gateway.control.url();
+
+        assert_eq!(self.offers("gwctl descr", &url).await, ["describe"]);
+        assert!(self.offers("gwctl get breakers --fil", &url).await.contains(&"--filter".to_owned()));
+        assert_eq!(self.offers("gwctl describe service ", &url).await, ["orders", "users"]);
+        assert_eq!(self.offers("gwctl get replicas us", &url).await, ["users"]);
+        assert_eq!(self.offers("gwctl describe replica or", &url).await, ["orders/r-1", "orders/r-2"]);
+        assert_eq!(self.offers("gwctl drain orders/r-2", &url).await, ["orders/r-2"]);
+        assert_eq!(self.offers("gwctl explain u", &url).await, ["users", "users/u-1"]);
+        eventually("the data plane is known", async || {
+            let offered = self.offers("gwctl describe node ", &url).await;
+            if offered == ["dp-1"] { Ok(()) } else { Err(format!("{offered:?}")) }
+        })
+        .await;
+        // The line says where to ask, whatever the environment does.
+        let line = format!("gwctl -e {url} describe replica use");
+        assert_eq!(self.offers(&line, "http://127.0.0.1:9").await, ["users/u-1"]);
+        // Nobody is there: no names, no error in the middle of a line, and no long wait.
+        let began = Instant::now();
+        assert!(self.offers("gwctl describe replica or", "http://127.0.0.1:9").await.is_empty());
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    }
 }
 
 #[tokio::test]
 async fn commands_flags_and_the_names_of_what_is_registered_complete_by_bash() {
-    let gateway = Gateway::start().await;
-    let replica = Scripted::start(|_, _| Act::ok(b"hello"));
-    gateway.register("orders", "r-1", replica.address()).await;
-    gateway.register("orders", "r-2", "127.0.0.1:9".parse().unwrap()).await;
-    gateway.register("users", "u-1", "127.0.0.1:10".parse().unwrap()).await;
-    let url = gateway.control.url();
+    Shell::bash().completes().await;
+}
 
-    assert_eq!(offered("gwctl descr", &url).await, ["describe"]);
-    assert!(offered("gwctl get breakers --fil", &url).await.contains(&"--filter".to_owned()));
-    assert_eq!(offered("gwctl describe service ", &url).await, ["orders", "users"]);
-    assert_eq!(offered("gwctl get replicas us", &url).await, ["users"]);
-    assert_eq!(offered("gwctl describe replica or", &url).await, ["orders/r-1", "orders/r-2"]);
-    assert_eq!(offered("gwctl drain orders/r-2", &url).await, ["orders/r-2"]);
-    assert_eq!(offered("gwctl explain u", &url).await, ["users", "users/u-1"]);
-    eventually("the data plane is known", async || {
-        let offered = offered("gwctl describe node ", &url).await;
-        if offered == ["dp-1"] { Ok(()) } else { Err(format!("{offered:?}")) }
-    })
-    .await;
-    // The line says where to ask, whatever the environment does.
-    let line = format!("gwctl -e {url} describe replica use");
-    assert_eq!(offered(&line, "http://127.0.0.1:9").await, ["users/u-1"]);
-    // Nobody is there: no names, no error in the middle of a line, and no long wait.
-    let began = std::time::Instant::now();
-    assert_eq!(offered("gwctl describe replica or", "http://127.0.0.1:9").await, [""]);
-    assert!(began.elapsed() < std::time::Duration::from_secs(30), "{:?}", began.elapsed());
+#[tokio::test]
+async fn commands_flags_and_the_names_of_what_is_registered_complete_by_zsh() {
+    Shell::zsh().completes().await;
+}
+
+#[tokio::test]
+async fn commands_flags_and_the_names_of_what_is_registered_complete_by_fish() {
+    Shell::fish().completes().await;
 }
 
 /// What a terminal of so many lines shows of a command, and of the pager that it calls.

@@ -40,6 +40,16 @@ pub async fn eventually_within<T>(
     }
 }
 
+/// Looks again and again for as long as `limit`, and leaves it to `look` to assert. For what must not happen within a time, where nothing
+/// tells that it has been decided, or what goes on by itself only as long as somebody does something.
+pub async fn throughout(limit: Duration, mut look: impl AsyncFnMut()) {
+    let end = Instant::now() + limit;
+    while Instant::now() < end {
+        look().await;
+        sleep(INTERVAL).await;
+    }
+}
+
 /// Waits for what ends by itself, and yields what it comes to.
 ///
 /// # Panics

@@ -27,7 +27,7 @@ pub use browser::Browser;
 pub use bytes_codec::BytesCodec;
 pub use demo_replica::DemoReplica;
 pub use etcd::Etcd;
-pub use eventually::{bounded, ends_within, eventually, eventually_within};
+pub use eventually::{bounded, ends_within, eventually, eventually_within, throughout};
 pub use gateway::Gateway;
 pub use load::Load;
 pub use place::Place;

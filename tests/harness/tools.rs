@@ -1,9 +1,10 @@
-//! Programs that are not ours, and that some tests are about: curl, grpcurl, h2spec, HAProxy, etcd, promtool, Python with grpcio and
-//! websockets, Chromium, Node.js with Playwright to drive it.
+//! Programs that are not ours, and that some tests are about: curl, grpcurl, h2spec, HAProxy, etcd, promtool, kustomize, shells, Python with
+//! grpcio and websockets, Chromium, Node.js with Playwright to drive it.
 //!
 //! A test whose tool is missing fails. Whoever cannot install one leaves those tests out by name, visibly:
 //! their names end in `by_curl`, `by_grpcurl`, `by_h2spec`, `by_haproxy`, `by_etcd`, `by_promtool`, `by_python`,
-//! `by_chromium`, `by_playwright`, `by_go`, `by_node`, `by_java`, `by_systemd`, `by_bash` and `by_script`.
+//! `by_chromium`, `by_playwright`, `by_go`, `by_node`, `by_java`, `by_systemd`, `by_bash`, `by_zsh`, `by_fish`,
+//! `by_kustomize` and `by_script`.
 
 use std::path::{Path, PathBuf};
 
@@ -21,6 +22,30 @@ pub fn curl() -> PathBuf {
 /// When it is missing.
 pub fn bash() -> PathBuf {
     find("bash", "by_bash")
+}
+
+/// zsh, from the system.
+///
+/// # Panics
+/// When it is missing.
+pub fn zsh() -> PathBuf {
+    find("zsh", "by_zsh")
+}
+
+/// fish, from the system.
+///
+/// # Panics
+/// When it is missing.
+pub fn fish() -> PathBuf {
+    find("fish", "by_fish")
+}
+
+/// kustomize, from tests/.tools or the system.
+///
+/// # Panics
+/// When it is missing.
+pub fn kustomize() -> PathBuf {
+    find("kustomize", "by_kustomize")
 }
 
 /// `script` of util-linux, from the system: it runs a program in a terminal of its own.

@@ -30,24 +30,31 @@ pub(super) use replica::facts;
 /// Events that are shown of one thing.
 const EVENT_LIMIT: usize = 10;
 
+/// Where names are from, and how one is described: what `--help` ends with, and what follows when no name is given.
+macro_rules! advice {
+    ($names:literal, $example:literal) => {
+        concat!("Which there are:  ", $names, "\nFor example:      gwctl describe ", $example)
+    };
+}
+
 /// What to describe.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Noun {
     /// A service: whether it is served and why not, its replicas, policy, routes and events
-    #[command(visible_aliases = ["services", "svc"])]
+    #[command(visible_aliases = ["services", "svc"], after_help = advice!("gwctl get services", "service orders"))]
     Service {
         /// The service
         service: ServiceName,
     },
     /// A replica: lease, health, breakers on each data plane, last errors and events
-    #[command(visible_aliases = ["replicas", "rep", "r"])]
+    #[command(visible_aliases = ["replicas", "rep", "r"], after_help = advice!("gwctl get replicas", "replica orders/r-1"))]
     Replica {
         /// The replica; a unique beginning of its id is enough
         #[arg(value_name = "SERVICE/REPLICA")]
         target: Target,
     },
     /// A replica's breaker: its rules, by which of them it opened and with which numbers, and what it counts
-    #[command(visible_aliases = ["breakers", "br"])]
+    #[command(visible_aliases = ["breakers", "br"], after_help = advice!("gwctl get breakers -a", "breaker orders/r-1 --node dp-1"))]
     Breaker {
         /// The replica; a unique beginning of its id is enough
         #[arg(value_name = "SERVICE/REPLICA")]
@@ -57,41 +64,41 @@ pub(crate) enum Noun {
         node: Option<NodeId>,
     },
     /// A data plane: how far it has come, its breakers that are not closed, and events
-    #[command(visible_aliases = ["nodes", "dp"])]
+    #[command(visible_aliases = ["nodes", "dp"], after_help = advice!("gwctl get nodes", "node dp-1"))]
     Node {
         /// Its id
         node: NodeId,
     },
     /// A stored policy: what it sets, for whom that holds, and who changed what
-    #[command(visible_aliases = ["policies", "pol"])]
+    #[command(visible_aliases = ["policies", "pol"], after_help = advice!("gwctl get policies", "policy orders"))]
     Policy {
         /// Service, or '*' for that of all of them
         #[arg(value_name = "POLICY")]
         scope: Scope,
     },
     /// An explicit route: which requests it takes, where they go, and who changed it
-    #[command(visible_aliases = ["routes", "rt"])]
+    #[command(visible_aliases = ["routes", "rt"], after_help = advice!("gwctl get routes", "route shop"))]
     Route {
         /// Its name
         #[arg(value_name = "ROUTE")]
         name: RouteName,
     },
     /// What an operator has decided against the rules, where it holds, and until when
-    #[command(visible_aliases = ["overrides", "ovr"])]
+    #[command(visible_aliases = ["overrides", "ovr"], after_help = advice!("gwctl get overrides -o name", "override guard/orders"))]
     Override {
         /// Its id, as `gwctl get overrides -o name` shows it
         #[arg(value_name = "OVERRIDE")]
         id: String,
     },
     /// Faults that are injected on purpose, until when, by whom and why
-    #[command(visible_aliases = ["faults"])]
+    #[command(visible_aliases = ["faults"], after_help = advice!("gwctl get faults", "fault orders"))]
     Fault {
         /// Service, or '*' for those of all of them
         #[arg(value_name = "SERVICE")]
         scope: Scope,
     },
     /// An event with all that was noted of it
-    #[command(visible_aliases = ["events", "ev"])]
+    #[command(visible_aliases = ["events", "ev"], after_help = advice!("gwctl events -o name", "event 7"))]
     Event {
         /// Its id, as `gwctl events -o name` shows it
         #[arg(value_name = "EVENT")]

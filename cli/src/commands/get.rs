@@ -21,7 +21,7 @@ mod services;
 pub(super) use breakers::{alarm, attempts, retry, window};
 pub(crate) use breakers::{name as breaker_name, state_cell, why};
 pub(super) use faults::{fault_terms, in_force};
-pub(super) use nodes::{outdated, state_cell as node_state_cell};
+pub(super) use nodes::{late, outdated, state_cell as node_state_cell};
 pub(super) use overrides::{override_subject, override_terms};
 pub(super) use replicas::{labels, replicas_table, spoken};
 pub(super) use services::breakers as service_breakers;

@@ -11,7 +11,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use gateway_proto::{NodeId, ReplicaKey, ServiceName, time::timestamp, v1};
+use gateway_proto::{
+    NodeId, ReplicaKey, ServiceName,
+    time::{duration, timestamp},
+    v1,
+};
 
 pub use self::told::{Taken, Told};
 use super::{
@@ -86,6 +90,8 @@ struct Node {
     held: Held,
     /// The same as it was told, for other control planes; `None`: nothing.
     held_as_told: Option<Arc<v1::HeldReplicas>>,
+    /// How long the most overdue of its health checks has waited; zero: not worth telling.
+    checks_late: Duration,
     stream_number: i64,
     /// The last message with events that was taken, and of which process.
     taken_batch: (String, i64),
@@ -294,6 +300,11 @@ impl Nodes {
         before
     }
 
+    /// Notes how late the data plane's health checks begin; zero: on time.
+    pub fn checks_late_by(&mut self, id: &NodeId, late: Duration) {
+        self.change(id, |node| node.checks_late = late);
+    }
+
     /// Whether a data plane's guard holds a replica, and since when, as far as it is named.
     pub fn held_since(&self, id: &NodeId, key: &ReplicaKey) -> Option<Option<SystemTime>> {
         self.nodes.get(id)?.held.since(key)
@@ -458,6 +469,7 @@ impl Nodes {
             reported: None,
             held: Held::default(),
             held_as_told: None,
+            checks_late: Duration::ZERO,
             stream_number: 0,
             taken_batch: Default::default(),
             home: Home::Here,
@@ -545,7 +557,12 @@ impl Node {
                 Home::Peer { address, .. } => address.to_string(),
             },
             left: self.left.clone(),
+            health_check_lateness: self.lateness_to_wire(),
         }
+    }
+
+    fn lateness_to_wire(&self) -> Option<prost_types::Duration> {
+        (!self.checks_late.is_zero()).then(|| duration(self.checks_late))
     }
 }
 

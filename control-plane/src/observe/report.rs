@@ -55,6 +55,8 @@ pub struct Report {
     pub held: Option<Held>,
     /// The same as it was told.
     pub(super) held_as_told: Option<v1::HeldReplicas>,
+    /// How late its health checks begin, zero where that is of no account; `None`: as before, or in a full report: on time.
+    pub checks_late: Option<Duration>,
     /// Counts of an interval.
     pub stats: Option<StatsReport>,
     /// Which of its messages with events this is; 0: it does not say.
@@ -128,6 +130,10 @@ impl Report {
             routed_by: (!wire.epoch.is_empty()).then_some((wire.epoch, wire.revision)),
             held: held.transpose()?,
             held_as_told,
+            checks_late: wire
+                .health_check_lateness
+                .map(|late| time::parse_duration("health_check_lateness", late))
+                .transpose()?,
             stats: parse_stats(wire.stats, wire.stats_interval)?,
             batch: wire.batch_number.max(0),
             is_leaving: wire.is_leaving,

@@ -1,6 +1,9 @@
 //! A stream's right to speak for its data plane: the newest one has it.
 
-use std::sync::{Arc, MutexGuard};
+use std::{
+    sync::{Arc, MutexGuard},
+    time::Duration,
+};
 
 use gateway_proto::{NodeId, ReplicaKey, v1};
 use tokio_util::sync::CancellationToken;
@@ -98,6 +101,9 @@ impl Seat {
             let before = observed.nodes.holds(node, held.clone(), report.held_as_told);
             events::guard(node, before, &held)
         });
+        if let Some(late) = report.checks_late.or_else(|| is_full.then_some(Duration::ZERO)) {
+            observed.nodes.checks_late_by(node, late);
+        }
         let has_left = report.is_leaving && observed.nodes.leave(node, &self.identity.process);
         if has_left {
             observed.matrix.forget_node(node);

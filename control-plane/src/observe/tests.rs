@@ -200,6 +200,29 @@ async fn whoever_follows_the_receipts_of_a_drain_is_woken_by_each_step_up_to_the
 }
 
 #[tokio::test]
+async fn how_late_health_checks_begin_is_shown_until_they_are_on_time_again_or_a_full_report_says_nothing_of_it()
+ {
+    let observation = Arc::new(Observation::new(9));
+    let seat = observation.begin_reports(identity()).unwrap();
+    let late = |seconds: u64| {
+        let late = Some(gateway_proto::time::duration(Duration::from_secs(seconds)));
+        parse(v1::ReportNodeStatusRequest { health_check_lateness: late, ..Default::default() })
+    };
+    let shown = || {
+        let node = observation.read(|nodes, _| nodes.list_after("", 0).next().unwrap().1);
+        node.health_check_lateness.map(|late| late.seconds)
+    };
+    seat.reported(late(28), "e", |_| true);
+    seat.reported(report(false, &[], None), "e", |_| true);
+    assert_eq!(shown(), Some(28), "what is not told is as it was");
+    seat.reported(late(0), "e", |_| true);
+    assert_eq!(shown(), None);
+    seat.reported(late(28), "e", |_| true);
+    seat.reported(report(true, &[], None), "e", |_| true);
+    assert_eq!(shown(), None);
+}
+
+#[tokio::test]
 async fn what_a_guard_holds_is_shown_and_its_beginning_and_end_are_told() {
     let observation = Arc::new(Observation::new(9));
     let seat = observation.begin_reports(identity()).unwrap();

@@ -425,12 +425,13 @@ async fn found_or_made(client: &Client, keys: &Keys) -> Result<Result<(), Status
 async fn look(client: &Client, keys: &Keys) -> Result<Result<bool, Status>, StoreError> {
     let (key, range_end) = keys.all();
     let found = async {
-        let found = client.range(one(keys.meta())).await?;
-        client.txn(rehearsal(keys.meta())).await?;
+        // First: whoever makes the store meanwhile makes all of it at once, so what is there now is without its `meta` for good.
         let any = RangeRequest { key, range_end, limit: 1, keys_only: true, ..RangeRequest::default() };
-        Ok((found, client.range(any).await?))
+        let any = client.range(any).await?;
+        client.txn(rehearsal(keys.meta())).await?;
+        Ok((any, client.range(one(keys.meta())).await?))
     };
-    let (found, any) = match found.await {
+    let (any, found) = match found.await {
         Ok(found) => found,
         Err(status) => return Ok(Err(status)),
     };

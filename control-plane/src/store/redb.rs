@@ -197,10 +197,11 @@ fn open_file(path: &Path) -> Result<Database, StoreError> {
         Err(error) if error.kind() == ErrorKind::NotFound => return create(path),
         opened => opened.map_err(of_the_file)?,
     };
-    let is_empty = file.metadata().map_err(of_the_file)?.len() == 0;
-    let backend = FileBackend::new(file).map_err(not_opened)?;
-    // An empty one was put there by somebody who wants a store just there.
-    let database = if is_empty { create_in(backend) } else { open_existing(backend) }?;
+    // A store is whole before it gets its name, so this one has lost what it held, and redb would make a new one of it.
+    if file.metadata().map_err(of_the_file)?.len() == 0 {
+        return Err(damaged("it is empty"));
+    }
+    let database = open_existing(FileBackend::new(file).map_err(not_opened)?)?;
     // Whoever made it may have ended before its name was durable, and what is written to a file without a name is lost with it. Most have
     // not, and not everybody may open the folder, nor has every file system a way to sync one.
     if let Err(error) = sync_folder(path) {

@@ -1,6 +1,12 @@
 //! One client that asks for far more than its share, and what others notice of it.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
 
 use control_plane::{
     registry::{Mutation, Revision},
@@ -13,23 +19,28 @@ use tonic::{Code, transport::Channel};
 
 use crate::{
     access::{Locked, beat, entries, shown},
-    plane::{Plane, explain, request, seconds},
+    plane::{Plane, eventually, explain, request, seconds},
 };
 
 /// As slow as an etcd that has much to do, and as small its groups.
 const COMMIT: Duration = Duration::from_millis(100);
 const GROUP: usize = 30;
 
-struct Slow(Memory);
+struct Slow {
+    memory: Memory,
+    /// How many groups it has been given.
+    groups: Arc<AtomicUsize>,
+}
 
 impl Store for Slow {
     async fn load(&mut self) -> Result<Loaded, StoreError> {
-        self.0.load().await
+        self.memory.load().await
     }
 
     async fn commit(&mut self, base: Revision, group: &[Mutation]) -> Result<Commit, StoreError> {
         sleep(COMMIT).await;
-        self.0.commit(base, &group[..group.len().min(GROUP)]).await
+        self.groups.fetch_add(1, Relaxed);
+        self.memory.commit(base, &group[..group.len().min(GROUP)]).await
     }
 
     fn max_group(&self) -> usize {
@@ -44,13 +55,14 @@ fn permanent(service: &str, number: usize) -> v1::RegisterRequest {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_asks_for_hundreds_of_changes_at_once_has_nobody_wait_behind_all_of_them() {
-    let plane = Plane::start_on(Slow(Memory::new())).await;
+    let groups = Arc::new(AtomicUsize::new(0));
+    let plane = Plane::start_on(Slow { memory: Memory::new(), groups: Arc::clone(&groups) }).await;
     let mut flood = JoinSet::new();
     for number in 0..900 {
         let mut registry = plane.registry();
         flood.spawn(async move { registry.register(permanent("flood", number)).await });
     }
-    sleep(4 * COMMIT).await;
+    eventually(async || (groups.load(Relaxed) >= 3).then_some(())).await;
     // Somebody else, on a connection of his own.
     let endpoint = Channel::from_shared(format!("http://{}", plane.listen())).unwrap();
     let mut other =
@@ -131,8 +143,9 @@ async fn who_asks_again_as_soon_as_he_is_refused_is_no_faster_than_his_answers()
     let locked = Locked::start(&entries(), &[], 10).await;
     let began = Instant::now();
     let mut flood = JoinSet::new();
+    let told = Arc::new(AtomicUsize::new(0));
     for _ in 0..100 {
-        let mut registry = locked.plane.registry();
+        let (mut registry, told) = (locked.plane.registry(), Arc::clone(&told));
         flood.spawn(async move {
             let mut refused = 0_u32;
             while began.elapsed() < Duration::from_secs(3) {
@@ -140,12 +153,13 @@ async fn who_asks_again_as_soon_as_he_is_refused_is_no_faster_than_his_answers()
                 let Err(status) = registry.register(shown("orders", wish)).await else { continue };
                 assert_eq!(explain(&status), (Code::ResourceExhausted, "RATE_LIMITED".into(), String::new()));
                 refused += 1;
+                told.fetch_add(1, Relaxed);
             }
             refused
         });
     }
     // Somebody who is refused for the first time is told at once, though the other one is not.
-    sleep(Duration::from_millis(500)).await;
+    eventually(async || (told.load(Relaxed) >= 500).then_some(())).await;
     let endpoint = Channel::from_shared(format!("http://{}", locked.plane.listen())).unwrap();
     let mut other =
         v1::registry_service_client::RegistryServiceClient::new(endpoint.connect().await.unwrap());

@@ -16,9 +16,6 @@ use crate::discovery::{Guard, Mirror, Source, Status};
 /// Services that a line names.
 const NAMED: usize = 5;
 
-/// Health checks that are overdue for longer than this are told of: it is what lies between two of them by default.
-const LATE: Duration = Duration::from_secs(5);
-
 /// The answer and its reasons.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Readiness {
@@ -67,7 +64,7 @@ impl Readiness {
             lines.push(format!("[-]content disputed: {dispute}"));
         }
         lines.extend(alarm(mirror.guard(), wall));
-        if checks_late >= LATE {
+        if !checks_late.is_zero() {
             let late = seconds(checks_late);
             lines.push(format!(
                 "[-]health checks are {late} late: too many for --health-check-rate, or they hang"
@@ -241,7 +238,7 @@ mod tests {
         let status = Status::new(Source::Static, Duration::ZERO, now);
         let mirror = mirror(Snapshot::new("static", 0, vec![]));
         let readiness = |late| Readiness::new(&mirror, &status, false, late, now, noon());
-        let (late, usual) = (readiness(Duration::from_millis(28_400)), readiness(LATE / 2));
+        let (late, usual) = (readiness(Duration::from_secs(28)), readiness(Duration::ZERO));
         assert!(late.is_ready && usual.is_ready);
         assert!(late.to_string().contains("[-]health checks are 28s late: "), "{late}");
         assert!(!usual.to_string().contains("health checks"), "{usual}");

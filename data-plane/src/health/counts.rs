@@ -25,6 +25,9 @@ impl Ended {
     }
 }
 
+/// From then on lateness is told: it is what lies between two checks by default.
+const LATE: Duration = Duration::from_secs(5);
+
 /// Upper bounds of the histogram of durations, in seconds.
 pub(crate) const CHECK_BOUNDS: [f64; 7] = [0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0];
 
@@ -51,7 +54,7 @@ impl CheckCounts {
         self.nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Relaxed);
     }
 
-    pub(super) fn scheduled(&self, checked: usize, under_way: usize, late: Duration) {
+    pub(crate) fn scheduled(&self, checked: usize, under_way: usize, late: Duration) {
         self.checked.store(checked as u64, Relaxed);
         self.under_way.store(under_way as u64, Relaxed);
         self.late_nanos.store(u64::try_from(late.as_nanos()).unwrap_or(u64::MAX), Relaxed);
@@ -72,5 +75,25 @@ impl CheckCounts {
     pub(crate) fn load(&self) -> (u64, u64, Duration) {
         let late = Duration::from_nanos(self.late_nanos.load(Relaxed));
         (self.checked.load(Relaxed), self.under_way.load(Relaxed), late)
+    }
+
+    /// How late checks begin, for people: in whole seconds, and zero below 5 s.
+    pub(crate) fn lateness(&self) -> Duration {
+        let (_, _, late) = self.load();
+        if late < LATE { Duration::ZERO } else { Duration::from_secs(late.as_secs()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lateness_is_told_in_whole_seconds_and_only_where_it_is_worth_a_word() {
+        let counts = CheckCounts::default();
+        for (late, told) in [(0, 0), (4_999, 0), (5_000, 5_000), (28_400, 28_000)] {
+            counts.scheduled(1, 0, Duration::from_millis(late));
+            assert_eq!(counts.lateness(), Duration::from_millis(told));
+        }
     }
 }

@@ -62,6 +62,8 @@ pub(super) struct Session<'a> {
     /// The position that the rows told so far are of.
     position: Position,
     held: v1::HeldReplicas,
+    /// How late health checks begin, as it was told.
+    checks_late: Duration,
     stats: StatsLedger,
     /// When the interval began of which it tells next.
     stats_since: Instant,
@@ -94,6 +96,7 @@ impl<'a> Session<'a> {
             sent: now,
             position: Position::default(),
             held: v1::HeldReplicas::default(),
+            checks_late: Duration::ZERO,
             stats: StatsLedger::begin(&reporter.table.services()),
             stats_since: now,
             detail: None,
@@ -203,12 +206,14 @@ impl<'a> Session<'a> {
         let interval = std::mem::replace(&mut self.stats_since, Instant::now()).elapsed();
         content.stats_interval = Some(interval);
         content.stats = self.stats.take(&self.reporter.table.services(), self.detail.is_some());
-        let held_replicas = self.held();
-        let is_news = held_replicas.is_some() || content.is_news(&self.position);
-        if !is_news && self.sent.elapsed() < QUIET {
+        let (held_replicas, health_check_lateness) = (self.held(), self.checks_late());
+        let is_told = held_replicas.is_some() || health_check_lateness.is_some();
+        if !is_told && !content.is_news(&self.position) && self.sent.elapsed() < QUIET {
             return Ok(());
         }
-        self.send(v1::ReportNodeStatusRequest { held_replicas, ..Default::default() }, content).await
+        let first =
+            v1::ReportNodeStatusRequest { held_replicas, health_check_lateness, ..Default::default() };
+        self.send(first, content).await
     }
 
     /// The full state, which takes the place of all that was told before.
@@ -217,6 +222,7 @@ impl<'a> Session<'a> {
         // Until the last row is told, nothing is known of any position.
         self.position = Position::default();
         self.held = v1::HeldReplicas::default();
+        self.checks_late = Duration::ZERO;
         let content = self.walk();
         let first = v1::ReportNodeStatusRequest {
             full: true,
@@ -224,6 +230,7 @@ impl<'a> Session<'a> {
             dropped_event_count: i64::try_from(batch.dropped).unwrap_or(i64::MAX),
             batch_number: batch.number,
             held_replicas: self.held(),
+            health_check_lateness: self.checks_late(),
             ..Default::default()
         };
         if !batch.is_empty() {
@@ -301,6 +308,12 @@ impl<'a> Session<'a> {
     fn held(&mut self) -> Option<v1::HeldReplicas> {
         let held = self.reporter.view.mirror.borrow().held_to_wire(MAX_HELD);
         (held != self.held).then(|| self.held.clone_from(&held)).map(|()| held)
+    }
+
+    /// How late health checks begin, if that is something else than was told.
+    fn checks_late(&mut self) -> Option<prost_types::Duration> {
+        let late = self.reporter.checks.lateness();
+        (std::mem::replace(&mut self.checks_late, late) != late).then(|| duration(late))
     }
 
     fn events(&self, batch: &Batch) -> Vec<v1::Event> {

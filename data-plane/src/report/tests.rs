@@ -23,6 +23,7 @@ mod positions;
 struct DataPlane {
     table: Arc<Table>,
     journal: Arc<Journal>,
+    checks: Arc<CheckCounts>,
     clock: Clock,
     stop: Shutdown,
     view: View,
@@ -49,7 +50,8 @@ impl DataPlane {
         let view = View { mirror: mirror_view, applied: applied_view, status };
         let alone = Shutdown::new();
         alone.begin();
-        let data_plane = Self { table, journal, clock, stop, view, applied, alone, _mirror: mirror };
+        let checks = Arc::default();
+        let data_plane = Self { table, journal, checks, clock, stop, view, applied, alone, _mirror: mirror };
         data_plane.set_replicas(replicas);
         data_plane
     }
@@ -110,6 +112,7 @@ impl DataPlane {
             view: self.view.clone(),
             clock: self.clock,
             journal: self.journal.clone(),
+            checks: self.checks.clone(),
         };
         let stop = self.stop.clone();
         tokio::spawn(async move { reporter.run(&stop).await })

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use crate::{
-    harness::{Act, Gateway, Replica, eventually, field, raw_replica},
+    harness::{Act, Gateway, Replica, eventually, field, raw_replica, read_message, until},
     tunnels::head,
 };
 
@@ -220,11 +220,22 @@ async fn a_connection_with_a_tunnel_is_not_idle_and_outlasts_the_beginning_of_th
         ..Limits::default()
     };
     let mut tunnel = Tunnel::open_within(limits).await;
-    tokio::time::sleep(Duration::from_millis(1200)).await;
+    // One that is younger, and idle, has ended by then.
+    let mut idle = connect(&tunnel.gateway).await;
+    let request = Request::get("http://gw/nowhere").body(()).unwrap();
+    let (answer, _) = idle.send_request(request, true).unwrap();
+    assert_eq!(answer.await.unwrap().status(), 404);
+    until("an idle connection ends", async || idle.clone().ready().await.err()).await;
     tunnel.is_open().await;
+    // And so has one that may ask a last time, and does not.
+    let mut silent = tunnel.gateway.connect().await;
+    silent.write_all(b"GET /nowhere HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
+    assert!(read_message(&mut silent).await.is_some());
     tunnel.gateway.shutdown.begin();
     eventually("nobody is let in", || std::net::TcpStream::connect(tunnel.gateway.listen).is_err()).await;
-    tokio::time::sleep(Duration::from_millis(1200)).await;
+    // A reset is an end, too.
+    let ended = tokio::time::timeout(Duration::from_secs(10), silent.read(&mut [0])).await;
+    assert!(matches!(ended.expect("its time is over"), Ok(0) | Err(_)));
     tunnel.is_open().await;
     tunnel.outgoing.send_data(Bytes::new(), true).unwrap();
     tunnel.replica.shutdown().await.unwrap();

@@ -18,8 +18,10 @@ use tokio::{
 };
 
 use crate::{
-    harness::{Act, Gateway, Replica, body, eventually, field, ok, raw_replica, read_message, status},
-    http2_replicas::{H2Replica, answer, builder, eventually_stands, h2c, read},
+    harness::{
+        Act, Gateway, Replica, body, comes_to_rest, eventually, field, ok, raw_replica, read_message, status,
+    },
+    http2_replicas::{H2Replica, answer, builder, h2c, read},
 };
 
 /// Longer than any test takes.
@@ -305,8 +307,7 @@ async fn what_still_lies_in_the_gateway_when_a_drain_is_over_never_goes_out_and_
             count.fetch_add(1, SeqCst);
         }
     });
-    let mut before = usize::MAX;
-    eventually_stands(|| std::mem::replace(&mut before, written.load(SeqCst)) == written.load(SeqCst)).await;
+    comes_to_rest(|| written.load(SeqCst)).await;
     let asking = Arc::clone(&gateway);
     let asked = tokio::spawn(async move { asking.post("/orders/x", "paid once").await });
     eventually("it is under way, too", || gateway.inflight(0) == 2).await;

@@ -15,6 +15,7 @@ use data_plane::proxy::{Limits, MinRate};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::Notify,
 };
 
 use crate::harness::{Gateway, Replica, eventually, ok, raw_replica, read_message, status};
@@ -151,13 +152,15 @@ fn calm(why: &str) -> End {
 #[tokio::test]
 async fn streams_that_are_reset_one_after_the_other_end_their_connection_and_no_replica_works_for_them() {
     let (seen, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let counts = (Arc::clone(&seen), Arc::clone(&over));
+    let arrived = Arc::new(Notify::new());
+    let counts = (Arc::clone(&seen), Arc::clone(&over), Arc::clone(&arrived));
     let replica = raw_replica(move |mut stream| {
-        let (counted, closed) = counts.clone();
+        let (counted, closed, arrived) = counts.clone();
         async move {
             while read_message(&mut stream).await.is_some() {
                 // It never answers.
                 counted.fetch_add(1, Relaxed);
+                arrived.notify_one();
             }
             closed.fetch_add(1, Relaxed);
         }
@@ -174,7 +177,7 @@ async fn streams_that_are_reset_one_after_the_other_end_their_connection_and_no_
         // Not before it is on its way: what is reset unseen costs nothing.
         let is_under_way = async {
             while seen.load(Relaxed) <= u64::from(number) {
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                arrived.notified().await;
             }
         };
         if tokio::time::timeout(Duration::from_secs(2), is_under_way).await.is_err() {

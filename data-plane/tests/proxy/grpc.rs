@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use data_plane::routing::{Rule, State};
 use gateway_proto::{Address, Endpoint, Policy, Protocol, policy::Methods};
-use h2::server::SendResponse;
+use h2::{RecvStream, server::SendResponse};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use tokio::{io::AsyncWriteExt, net::TcpStream, sync::Notify};
 
@@ -42,6 +42,13 @@ impl Called {
 
 /// Makes one call on a connection of its own.
 async fn call(gateway: &Gateway, path: &str, fields: &[(&'static str, &str)]) -> Called {
+    let (head, body) = answered(gateway, path, fields).await;
+    let (body, trailers) = read(body).await;
+    Called { head, body, trailers }
+}
+
+/// The head of a call's answer, and the rest, which is still to be read.
+async fn answered(gateway: &Gateway, path: &str, fields: &[(&'static str, &str)]) -> (HeaderMap, RecvStream) {
     let stream = TcpStream::connect(gateway.listen).await.unwrap();
     let (sender, connection) = h2::client::handshake(stream).await.unwrap();
     tokio::spawn(connection);
@@ -54,8 +61,7 @@ async fn call(gateway: &Gateway, path: &str, fields: &[(&'static str, &str)]) ->
     sending.send_data(Bytes::from_static(MESSAGE), true).unwrap();
     let (parts, body) = response.await.unwrap().into_parts();
     assert_eq!(parts.status, 200);
-    let (body, trailers) = read(body).await;
-    Called { head: parts.headers, body, trailers }
+    (parts.headers, body)
 }
 
 fn trailers(status: &'static str) -> HeaderMap {
@@ -349,16 +355,26 @@ async fn who_got_room_on_a_shared_connection_has_waited_for_the_replica_only_sin
 
 #[tokio::test]
 async fn a_caller_is_told_when_its_replica_breaks_off_in_the_middle() {
-    let replica = H2Replica::start(h2::server::Builder::new(), |_, body, mut answering| async move {
-        read(body).await;
-        let mut sending = begin(&mut answering);
-        sending.send_data(Bytes::from_static(MESSAGE), false).unwrap();
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        sending.send_reset(h2::Reason::INTERNAL_ERROR);
+    let is_read = Arc::new(Notify::new());
+    let goes_on = Arc::clone(&is_read);
+    let replica = H2Replica::start(h2::server::Builder::new(), move |_, body, mut answering| {
+        let goes_on = Arc::clone(&goes_on);
+        async move {
+            read(body).await;
+            let mut sending = begin(&mut answering);
+            sending.send_data(Bytes::from_static(MESSAGE), false).unwrap();
+            // A reset takes away what has not been sent.
+            goes_on.notified().await;
+            sending.send_reset(h2::Reason::INTERNAL_ERROR);
+        }
     })
     .await;
     let gateway = before(&replica);
-    let called = call(&gateway, "/orders/x", &[]).await;
+    let (head, mut body) = answered(&gateway, "/orders/x", &[]).await;
+    let first = body.data().await.unwrap().unwrap();
+    is_read.notify_one();
+    let (rest, trailers) = read(body).await;
+    let called = Called { head, body: [&first[..], &rest].concat(), trailers };
     assert_eq!((called.status().0, &called.body[..]), ("14", MESSAGE), "{called:?}");
     assert_eq!(failures(&gateway), 1);
 }

@@ -8,7 +8,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use data_plane::{
@@ -355,13 +355,38 @@ impl Dead {
     }
 }
 
+/// Between two looks at a condition. Nothing else in these tests waits for something to happen by sleeping.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// Waits until `holds`, for ten seconds at most.
 pub(crate) async fn eventually(what: &str, holds: impl Fn() -> bool) {
-    for _ in 0..1000 {
-        if holds() {
-            return;
+    until(what, async || holds().then_some(())).await;
+}
+
+/// Looks until there is something to see, for ten seconds at most, and yields it.
+pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let looking = async {
+        loop {
+            if let Some(seen) = look().await {
+                return seen;
+            }
+            tokio::time::sleep(LOOK).await;
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("never happened: {what}");
+    };
+    let seen = tokio::time::timeout(Duration::from_secs(10), looking).await;
+    seen.unwrap_or_else(|_| panic!("never happened: {what}"))
+}
+
+/// Waits until a count that has begun does not move for half a second, and yields it: what is held back stands still, and nobody
+/// tells of that.
+pub(crate) async fn comes_to_rest(count: impl Fn() -> usize) -> usize {
+    let (mut before, mut since) = (0, Instant::now());
+    until("it comes to rest", async || {
+        let now = count();
+        if now != before || now == 0 {
+            (before, since) = (now, Instant::now());
+        }
+        (since.elapsed() >= Duration::from_millis(500)).then_some(now)
+    })
+    .await
 }

@@ -300,7 +300,12 @@ async fn a_probe_has_no_company() {
     let picked = service.pick(0, now, &[], data_plane::routing::Draw::default()).unwrap();
     let failure = data_plane::routing::Outcome::Failure(data_plane::routing::Fault::Reset);
     service.settle(0, &picked.replica, picked.permit, failure, now, 0.5);
-    tokio::time::sleep(Duration::from_millis(30)).await;
+    let probe_is_due = || {
+        let now = gateway.clock.now();
+        let view = picked.replica.breaker_view(now, &policy.breaker);
+        view.state == State::Open && view.until.is_some_and(|until| until <= now)
+    };
+    eventually("a probe is due", probe_is_due).await;
     assert_eq!(body(&gateway.get("/orders/").await), "good", "after the probe has failed");
     assert_eq!(service.replicas()[0].counters().failures, 2, "the probe came to its verdict");
 }

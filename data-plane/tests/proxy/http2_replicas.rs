@@ -22,9 +22,12 @@ use http::{HeaderMap, Request, Response};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::Notify,
 };
 
-use crate::harness::{Gateway, Replica, body, eventually, field, ok, raw_replica, reason, status};
+use crate::harness::{
+    Gateway, Replica, body, comes_to_rest, eventually, field, ok, raw_replica, reason, status,
+};
 
 type Answering = SendResponse<Bytes>;
 
@@ -371,12 +374,7 @@ async fn who_reads_slowly_holds_up_its_replica_and_nobody_else() {
     let gateway = gateway(&[&replica]).await;
     let mut slow = gateway.connect().await;
     slow.write_all(b"GET /orders/endless HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
-    let mut before = usize::MAX;
-    eventually_stands(|| {
-        std::mem::replace(&mut before, sent.load(Relaxed)) == sent.load(Relaxed) && before > 0
-    })
-    .await;
-    let stood = sent.load(Relaxed);
+    let stood = comes_to_rest(|| sent.load(Relaxed)).await;
     assert!(stood < 32 << 20, "{stood} bytes were taken for a client that reads nothing");
     for _ in 0..3 {
         assert!(body(&gateway.get("/orders/x").await).contains("quick"));
@@ -387,17 +385,6 @@ async fn who_reads_slowly_holds_up_its_replica_and_nobody_else() {
     while sent.load(Relaxed) == stood {
         assert!(slow.read(&mut buffer).await.unwrap() > 0);
     }
-}
-
-/// Waits until nothing has moved between two looks.
-pub(crate) async fn eventually_stands(mut stands: impl FnMut() -> bool) {
-    for _ in 0..200 {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        if stands() {
-            return;
-        }
-    }
-    panic!("it goes on");
 }
 
 #[tokio::test]
@@ -434,9 +421,7 @@ async fn a_large_upload_is_held_up_by_a_replica_that_does_not_read_and_arrives_w
         }
         writing
     });
-    let mut before = usize::MAX;
-    eventually_stands(|| std::mem::replace(&mut before, written.load(Relaxed)) == written.load(Relaxed))
-        .await;
+    comes_to_rest(|| written.load(Relaxed)).await;
     open.send(true).unwrap();
     let _writing = sending.await.unwrap();
     let mut response = Vec::new();
@@ -448,17 +433,27 @@ async fn a_large_upload_is_held_up_by_a_replica_that_does_not_read_and_arrives_w
 
 #[tokio::test]
 async fn a_response_that_is_reset_half_way_does_not_look_whole_and_counts_as_a_failure() {
-    let replica = H2Replica::start(builder(), |_, _, mut answering| async move {
-        let mut sending = answering.send_response(Response::new(()), false).unwrap();
-        sending.send_data(Bytes::from_static(b"half"), false).unwrap();
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        sending.send_reset(Reason::INTERNAL_ERROR);
+    let is_read = Arc::new(Notify::new());
+    let goes_on = Arc::clone(&is_read);
+    let replica = H2Replica::start(builder(), move |_, _, mut answering| {
+        let goes_on = Arc::clone(&goes_on);
+        async move {
+            let mut sending = answering.send_response(Response::new(()), false).unwrap();
+            sending.send_data(Bytes::from_static(b"half"), false).unwrap();
+            // A reset takes away what has not been sent.
+            goes_on.notified().await;
+            sending.send_reset(Reason::INTERNAL_ERROR);
+        }
     })
     .await;
     let gateway = gateway(&[&replica]).await;
     let mut stream = gateway.connect().await;
     stream.write_all(b"GET /orders/x HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
     let mut bytes = Vec::new();
+    while !String::from_utf8_lossy(&bytes).contains("half") {
+        assert!(stream.read_buf(&mut bytes).await.unwrap() > 0, "it ends before its body");
+    }
+    is_read.notify_one();
     let _ = stream.read_to_end(&mut bytes).await;
     let text = String::from_utf8(bytes).unwrap();
     assert!(text.contains("half") && !text.contains("0\r\n\r\n"), "{text}");

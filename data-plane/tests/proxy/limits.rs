@@ -9,7 +9,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::harness::{Gateway, Replica, eventually, ok, raw_replica, read_message, reason, status};
+use crate::harness::{Gateway, Replica, eventually, ok, raw_replica, read_message, reason, status, until};
 
 /// All that comes until the gateway ends the connection.
 async fn to_the_end(stream: &mut TcpStream) -> String {
@@ -206,7 +206,7 @@ async fn a_client_that_reads_too_slowly_is_cut_off() {
     tokio::time::timeout(Duration::from_secs(30), slowly).await.expect("it is sent on for ever");
     assert!(taken < 32 << 20);
     assert_eq!(count(&gateway, "slow_reader"), 1);
-    crate::harness::eventually("nothing is under way", || gateway.inflight(0) == 0).await;
+    eventually("nothing is under way", || gateway.inflight(0) == 0).await;
 }
 
 #[tokio::test]
@@ -226,14 +226,11 @@ async fn one_address_has_as_many_connections_as_its_limit_says() {
     assert_eq!(to_the_end(&mut third).await, "");
     assert_eq!(count(&gateway, "too_many_connections"), 1);
     drop(held);
-    crate::harness::eventually("there is room again", || gateway.refusals().len() == 1).await;
-    for _ in 0..100 {
+    eventually("there is room again", || gateway.refusals().len() == 1).await;
+    until("the places of those that are gone are given back", async || {
         let mut stream = gateway.connect().await;
         let _ = stream.write_all(request).await;
-        if read_message(&mut stream).await.is_some() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("the places of those that are gone are not given back");
+        read_message(&mut stream).await
+    })
+    .await;
 }

@@ -14,9 +14,12 @@ use gateway_proto::Policy;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::Notify,
 };
 
-use crate::harness::{Act, Gateway, Replica, body, eventually, field, raw_replica, read_message, status};
+use crate::harness::{
+    Act, Gateway, Replica, body, comes_to_rest, eventually, field, raw_replica, read_message, status,
+};
 
 #[tokio::test]
 async fn what_is_no_response_never_reaches_the_client() {
@@ -81,17 +84,27 @@ async fn a_body_until_the_end_of_the_connection_passes_and_a_reset_is_no_end() {
             let body = "x".repeat(100_000);
             Act::SendAndClose(format!("HTTP/1.1 200 OK\r\n\r\n{body}"))
         });
-        let resetting = raw_replica(|mut stream| async move {
-            let _ = stream.read(&mut [0; 4096]).await;
-            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nxxx").await.unwrap();
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        let is_read = Arc::new(Notify::new());
+        let goes_on = Arc::clone(&is_read);
+        let resetting = raw_replica(move |mut stream| {
+            let goes_on = Arc::clone(&goes_on);
+            async move {
+                let _ = stream.read(&mut [0; 4096]).await;
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nxxx").await.unwrap();
+                // A reset takes away what has not been read.
+                goes_on.notified().await;
+                socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+            }
         });
         let address = if is_reset { resetting.await } else { replica.await.address };
         let gateway = Gateway::start(&[address], Policy::default()).await;
         let mut stream = gateway.connect().await;
         stream.write_all(b"GET /orders/ HTTP/1.1\r\nhost: gw\r\nconnection: close\r\n\r\n").await.unwrap();
         let mut answer = Vec::new();
+        while !String::from_utf8_lossy(&answer).contains("xxx") {
+            assert!(stream.read_buf(&mut answer).await.unwrap() > 0, "it ends before its body");
+        }
+        is_read.notify_one();
         let _ = stream.read_to_end(&mut answer).await;
         let answer = String::from_utf8(answer).unwrap();
         assert_eq!(answer.ends_with("\r\n0\r\n\r\n"), !is_reset, "{} bytes", answer.len());
@@ -196,7 +209,8 @@ async fn a_client_that_reads_nothing_holds_back_the_replica() {
     let gateway = Gateway::start(&[generous], Policy::default()).await;
     let mut stream = gateway.connect().await;
     stream.write_all(b"GET /orders/ HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
-    assert!(settled(&written).await < 32 << 20, "{} bytes are somewhere", written.load(Relaxed));
+    let taken = comes_to_rest(|| written.load(Relaxed)).await;
+    assert!(taken < 32 << 20, "{taken} bytes are somewhere");
 }
 
 #[tokio::test]
@@ -219,24 +233,9 @@ async fn a_replica_that_reads_nothing_holds_back_the_client() {
             count.fetch_add(sent, Relaxed);
         }
     });
-    assert!(settled(&written).await < 32 << 20, "{} bytes are somewhere", written.load(Relaxed));
+    let taken = comes_to_rest(|| written.load(Relaxed)).await;
+    assert!(taken < 32 << 20, "{taken} bytes are somewhere");
     upload.abort();
-}
-
-/// A count once it has not changed for a while.
-async fn settled(count: &AtomicUsize) -> usize {
-    let mut before = 0;
-    let mut rounds = 0;
-    while rounds < 10 {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        let now = count.load(Relaxed);
-        rounds = if now == before && now > 0 { rounds + 1 } else { 0 };
-        before = now;
-        if now > 64 << 20 {
-            break;
-        }
-    }
-    before
 }
 
 #[tokio::test]

@@ -4,13 +4,10 @@ use std::time::Duration;
 
 use data_plane::routing::State;
 use gateway_proto::{Policy, policy::Upgrades};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
-    harness::{Act, Dead, Gateway, Replica, body, eventually, field, raw_replica, status},
+    harness::{Act, Dead, Gateway, Replica, body, eventually, field, raw_replica, status, until},
     tunnels::{ASK, SWITCH, head, switching},
 };
 
@@ -217,16 +214,16 @@ async fn the_verdict_falls_with_the_switch_and_the_attempt_lasts_as_long_as_the_
     let gateway = Gateway::start(&[replica.address], policy).await;
     assert_eq!(status(&gateway.post("/orders/", "x").await), 502);
     let state = || gateway.service().replicas()[0].breaker_view(gateway.clock.now(), &policy.breaker).state;
-    let mut client: TcpStream;
-    loop {
-        client = gateway.connect().await;
+    let mut client = until("a probe is let through", async || {
+        let mut client = gateway.connect().await;
         client.write_all(ASK.as_bytes()).await.unwrap();
         match status(&head(&mut client).await) {
-            101 => break,
-            503 => tokio::time::sleep(Duration::from_millis(5)).await,
+            101 => Some(client),
+            503 => None,
             other => panic!("{other}"),
         }
-    }
+    })
+    .await;
     // The tunnel is open, and was the probe.
     assert_eq!((state(), gateway.inflight(0)), (State::Closed, 1));
     assert_eq!(gateway.service().tunnels().totals(), (1, 1));

@@ -9,7 +9,7 @@ use gateway_proto::v1::{ListNodesResponse, Node, NodeState, PeerControlPlane};
 use http::StatusCode;
 
 use super::finding::{Finding, Outcome, counted, listed, told};
-use crate::{age, error::Error};
+use crate::{age, commands::get::late, error::Error};
 
 pub(super) const NAME: &str = "data-planes";
 
@@ -38,6 +38,7 @@ pub(super) fn findings(response: &ListNodesResponse, now: SystemTime) -> Vec<Fin
     findings.extend(peer_versions(response));
     findings.extend(nodes.iter().filter_map(|node| trouble(node, response.revision, now)));
     findings.extend(nodes.iter().filter(|node| node.held_replica_count > 0).map(holds));
+    findings.extend(nodes.iter().filter_map(checks_late));
     findings.extend(versions(nodes));
     findings
 }
@@ -135,6 +136,16 @@ fn holds(node: &Node) -> Finding {
     .hint("gwctl release-guard SERVICE   lets them go, if they are really gone")
 }
 
+fn checks_late(node: &Node) -> Option<Finding> {
+    let late = age::short(late(node)?);
+    Some(
+        Finding::warned("data-planes/checks", format!("health checks of {} begin {late} late", node.node_id))
+            .because("a replica that dies without a request is found out as much later")
+            .hint("more replicas than it checks in time: gw-data-plane --health-check-rate")
+            .hint("or checks that hang: gwctl describe replica SERVICE/REPLICA   shows each"),
+    )
+}
+
 /// Control planes of other versions than the one that answers, together.
 fn peer_versions(response: &ListNodesResponse) -> Vec<Finding> {
     let own = &response.control_plane_version;
@@ -171,7 +182,10 @@ fn versions(nodes: &[Node]) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use gateway_proto::{time::timestamp, v1::Nack};
+    use gateway_proto::{
+        time::{duration, timestamp},
+        v1::Nack,
+    };
 
     use super::{super::finding::Outcome, *};
 
@@ -235,6 +249,16 @@ mod tests {
             ]
         );
         assert_eq!(findings[2].details, ["INVALID_RESOURCE: orders/r-1: no port"]);
+    }
+
+    #[test]
+    fn health_checks_that_begin_late_are_a_warning_while_their_data_plane_speaks() {
+        let late = Some(duration(Duration::from_secs(28)));
+        let nodes = vec![
+            Node { health_check_lateness: late, ..node("dp-1", NodeState::Synced, 12) },
+            Node { health_check_lateness: late, ..node("dp-2", NodeState::Unknown, 12) },
+        ];
+        assert_eq!(found(nodes)[1..], [(Outcome::Warned, "health checks of dp-1 begin 28s late".to_owned())]);
     }
 
     #[test]

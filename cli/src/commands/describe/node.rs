@@ -13,7 +13,7 @@ use serde_json::json;
 use super::{EVENT_LIMIT, NO_EVENTS, events_table, jsons, page::Page, steps};
 use crate::{
     age::{self, NONE, or_none},
-    commands::get::{node_state_cell, outdated, retry, state_cell, why, window},
+    commands::get::{late, node_state_cell, outdated, retry, state_cell, why, window},
     control::{Control, Scope, quoted},
     error::{Error, Exit},
     moves,
@@ -141,6 +141,11 @@ fn facts(about: &About, now: SystemTime) -> Vec<(&'static str, String)> {
             format!("{held} replicas that the registry no longer has (its guard against mass removal)"),
         ));
     }
+    facts.extend(late(node).map(|late| {
+        let late = age::short(late);
+        let why = "more replicas than --health-check-rate is enough for, or checks that hang";
+        ("Checks", format!("begin {late} late: {why}"))
+    }));
     let alone = ListNodesResponse { nodes: vec![node.clone()], ..listed.clone() };
     facts.extend(outdated(&alone).map(|why| ("Outdated", why)));
     facts.extend(partial::notes(&listed.silent_control_planes).map(|note| ("Silent", note)));
@@ -177,7 +182,7 @@ mod tests {
     use std::time::Duration;
 
     use gateway_proto::{
-        time::timestamp,
+        time::{duration, timestamp},
         v1::{Nack, NodeState},
     };
 
@@ -205,6 +210,7 @@ mod tests {
             last_report_time: at(999),
             nack: Some(Nack { reason: "INVALID_RESOURCE".into(), message: "orders/r-1: no port".into() }),
             held_replica_count: 4,
+            health_check_lateness: Some(duration(Duration::from_secs(28))),
             ..Default::default()
         }
     }
@@ -242,6 +248,7 @@ Reported      1s ago
 Version       0.1.0
 Follows       the control plane at 10.0.0.1:7400
 Holds         4 replicas that the registry no longer has (its guard against mass removal)
+Checks        begin 28s late: more replicas than --health-check-rate is enough for, or checks that hang
 
 Breakers that are not closed
   SERVICE   REPLICA   STATE   SINCE   RETRY   WINDOW              TRIPS   WHY

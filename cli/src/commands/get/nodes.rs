@@ -1,8 +1,11 @@
 //! `gwctl get nodes`: one row a data plane, with the revision it has and the one it should have.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use gateway_proto::v1::{ListNodesResponse, Node, NodeState};
+use gateway_proto::{
+    time::non_negative,
+    v1::{ListNodesResponse, Node, NodeState},
+};
 
 use super::View;
 use crate::{
@@ -39,6 +42,7 @@ fn table(response: &ListNodesResponse, now: SystemTime) -> Table {
         "REVISION",
         "OPEN BREAKERS",
         "HELD",
+        "CHECKS LATE",
         "REPORTED",
         "CONNECTED",
         "VERSION",
@@ -54,6 +58,7 @@ fn table(response: &ListNodesResponse, now: SystemTime) -> Table {
             format!("{}/{}", node.acked_revision, response.revision).into(),
             node.open_breaker_count.to_string().into(),
             held(node),
+            late(node).map_or(NONE.into(), |late| Cell::styled(&age::short(late), CAUTION)),
             age::since(now, node.last_report_time).into(),
             age::since(now, node.connect_time).into(),
             or_none(&node.version).into(),
@@ -71,6 +76,12 @@ fn held(node: &Node) -> Cell {
         0 => "0".into(),
         count => Cell::styled(&count.to_string(), CAUTION),
     }
+}
+
+/// How late a data plane's health checks begin, where it says so, and says anything.
+pub(in crate::commands) fn late(node: &Node) -> Option<Duration> {
+    let is_silent = matches!(node.state(), NodeState::Disconnected | NodeState::Unknown);
+    node.health_check_lateness.filter(|_| !is_silent).and_then(non_negative).filter(|late| !late.is_zero())
 }
 
 pub(in crate::commands) fn state_cell(state: NodeState) -> Cell {
@@ -110,10 +121,8 @@ fn refusals(nodes: &[Node]) -> impl Iterator<Item = String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use gateway_proto::{
-        time::timestamp,
+        time::{duration, timestamp},
         v1::{LeftControlPlane, Nack},
     };
 
@@ -140,8 +149,9 @@ mod tests {
             reason: "outdated".into(),
             leave_time: Some(timestamp(now - Duration::from_secs(90))),
         };
+        let late = Some(duration(Duration::from_secs(28)));
         let nodes = vec![
-            node("dp-1", NodeState::Synced, 12),
+            Node { health_check_lateness: late, ..node("dp-1", NodeState::Synced, 12) },
             Node { nack: Some(nack), held_replica_count: 4, ..node("dp-2", NodeState::Nacked, 11) },
             Node { left: Some(left), ..node("dp-3", NodeState::Synced, 12) },
         ];
@@ -149,13 +159,15 @@ mod tests {
         assert_eq!(
             anstream::adapter::strip_str(&table(&response, now).to_string()).to_string(),
             "\
-NODE   STATE    REVISION   OPEN BREAKERS   HELD   REPORTED   CONNECTED   VERSION   FROM             CONTROL PLANE   LEFT
-dp-1   synced   12/12      0               0      1s         1m          0.1.0     127.0.0.1:5123   10.0.0.1:7400   -
-dp-2   NACKED   11/12      0               4      1s         1m          0.1.0     127.0.0.1:5123   10.0.0.1:7400   -
-dp-3   synced   12/12      0               0      1s         1m          0.1.0     127.0.0.1:5123   10.0.0.1:7400   \
+NODE   STATE    REVISION   OPEN BREAKERS   HELD   CHECKS LATE   REPORTED   CONNECTED   VERSION   FROM             CONTROL PLANE   LEFT
+dp-1   synced   12/12      0               0      28s           1s         1m          0.1.0     127.0.0.1:5123   10.0.0.1:7400   -
+dp-2   NACKED   11/12      0               4      -             1s         1m          0.1.0     127.0.0.1:5123   10.0.0.1:7400   -
+dp-3   synced   12/12      0               0      -             1s         1m          0.1.0     127.0.0.1:5123   10.0.0.1:7400   \
 http://10.0.0.2:7400, 1m ago: it had lost touch with its store
 "
         );
+        let away = Node { health_check_lateness: late, ..node("dp-4", NodeState::Disconnected, 12) };
+        assert_eq!(super::late(&away), None, "nobody knows how late they are now");
         assert_eq!(outdated(&response), None);
         let nodes = vec![node("dp-4", NodeState::Outdated, 12)];
         let outdated = outdated(&ListNodesResponse {

@@ -44,6 +44,7 @@ pub struct Told {
     nack: Option<v1::Nack>,
     reported: Option<Revision>,
     held: Held,
+    checks_late: Duration,
     taken_batch: (String, i64),
     left: Option<v1::LeftControlPlane>,
 }
@@ -85,6 +86,7 @@ impl Told {
             nack: wire.nack.map(cut_nack),
             reported: wire.reported_revision,
             held: wire.held_replicas.map(parse_held).transpose()?.unwrap_or_default(),
+            checks_late: wire.health_check_lateness.and_then(time::non_negative).unwrap_or_default(),
             taken_batch: (cut(wire.taken_batch_process_id), wire.taken_batch_number.max(0)),
             left: wire.left.and_then(cut_left),
         })
@@ -137,6 +139,7 @@ impl Nodes {
             node.reported = told.reported;
             node.held = told.held;
             node.held_as_told = None;
+            node.checks_late = told.checks_late;
             node.taken_batch = told.taken_batch;
             node.left = told.left;
         });
@@ -286,6 +289,7 @@ impl Node {
             taken_batch_number: self.taken_batch.1,
             taken_batch_process_id: self.taken_batch.0.clone(),
             left: self.left.clone(),
+            health_check_lateness: self.lateness_to_wire(),
         }
     }
 }
@@ -441,6 +445,7 @@ mod tests {
         here.connect(&identity("n1", 7), 9, now, SystemTime::UNIX_EPOCH).unwrap();
         here.nacked(&node("n1"), v1::Nack { reason: "NO".into(), message: String::new() });
         here.reported_at(&node("n1"), Some(9));
+        here.checks_late_by(&node("n1"), Duration::from_secs(28));
         let (told, _) = here.news(&mut HashMap::new(), now, 9, |_| true);
         there.told(&peer("a"), Told::parse(told[0].clone()).unwrap(), now).unwrap();
         let (one, other) =

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use gateway_proto::v1;
+use gateway_proto::{time::non_negative, v1};
 
 use crate::query::{Field, Read, Schema, Words};
 
@@ -75,6 +75,10 @@ pub(in crate::rpc) static NODES: Schema<v1::Node> = Schema {
         Field { name: "sent_revision", read: Read::Number(|node| node.sent_revision) },
         Field { name: "open_breaker_count", read: Read::Number(|node| node.open_breaker_count.into()) },
         Field { name: "held_replica_count", read: Read::Number(|node| node.held_replica_count.into()) },
+        Field {
+            name: "health_check_lateness",
+            read: Read::Span(|node| node.health_check_lateness.and_then(non_negative)),
+        },
         Field { name: "connect_time", read: Read::Time(|node| node.connect_time) },
         Field { name: "last_report_time", read: Read::Time(|node| node.last_report_time) },
     ],

@@ -359,6 +359,19 @@ async fn asked_to_read_again(store: &mut Etcd) {
     tokio::time::timeout(Duration::from_secs(20), news).await.expect("the store has noticed");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_that_find_nothing_at_once_all_open_what_one_of_them_makes() {
+    for _ in 0..20 {
+        let fake = Fake::start().await;
+        let location: EtcdLocation = fake.location().parse().unwrap();
+        let open = |location: EtcdLocation| async move { Etcd::open(&location, &EtcdFiles::default()).await };
+        let openings: Vec<_> = (0..8).map(|_| tokio::spawn(open(location.clone()))).collect();
+        for opening in openings {
+            opening.await.unwrap().unwrap();
+        }
+    }
+}
+
 #[tokio::test]
 async fn changes_of_another_control_plane_are_told_by_the_watch() {
     let fake = Fake::start().await;

@@ -132,15 +132,17 @@ async fn of_many_who_make_one_store_at_once_one_has_it() {
 }
 
 #[tokio::test]
-async fn an_empty_file_becomes_a_store_and_another_programs_database_does_not() {
+async fn an_empty_file_and_another_programs_database_are_no_stores() {
     let folder = tempfile::tempdir().unwrap();
-    let empty = folder.path().join("empty");
+    let (empty, foreign) = (folder.path().join("empty"), folder.path().join("foreign"));
     File::create(&empty).unwrap();
-    assert_eq!(Redb::open(empty).await.unwrap().load().await.unwrap().revision, 0);
-    let foreign = folder.path().join("foreign");
     drop(Database::create(&foreign).unwrap());
-    let error = Redb::open(foreign).await.unwrap_err();
-    assert!(error.to_string().starts_with("the file is damaged, or no store of this program: "), "{error}");
+    for path in [&empty, &foreign] {
+        let error = Redb::open(path.clone()).await.unwrap_err().to_string();
+        assert!(error.starts_with("the file is damaged, or no store of this program: "), "{error}");
+        assert!(error.contains("put a backup in its place, or move it away"), "{error}");
+    }
+    assert_eq!(fs::metadata(empty).unwrap().len(), 0, "it is left alone");
 }
 
 #[tokio::test]

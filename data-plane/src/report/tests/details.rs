@@ -181,3 +181,29 @@ async fn requests_that_pile_up_are_told_beside_what_waits_at_peers_until_they_ar
     assert_eq!(report.breakers[0].measures, None, "they have been answered, and go on");
     assert_eq!(report.breakers[0].inflight_count, 12);
 }
+
+#[tokio::test]
+async fn how_late_health_checks_begin_is_told_when_it_changes_and_to_each_control_plane_anew() {
+    let mut control_plane = FakeControlPlane::start().await;
+    let data_plane = DataPlane::new(1);
+    let late = |seconds| data_plane.checks.scheduled(1, 0, Duration::from_secs(seconds));
+    late(28);
+    data_plane.start(&control_plane);
+    let mut stream = control_plane.report_stream().await;
+    let seconds = |report: &v1::ReportNodeStatusRequest| Some(report.health_check_lateness?.seconds);
+    assert_eq!(seconds(&stream.report().await.unwrap()), Some(28));
+    stream.ask(duration(SHORT), false).await;
+    // Something else that is worth a report says nothing of it, for it is as it was.
+    data_plane.trip();
+    let told = until(&mut stream, |report| !report.events.is_empty()).await;
+    assert_eq!(seconds(&told), None);
+    late(4);
+    let told = until(&mut stream, |report| report.health_check_lateness.is_some()).await;
+    assert_eq!(seconds(&told), Some(0), "nobody has to be told of so little");
+    late(9);
+    let told = until(&mut stream, |report| report.health_check_lateness.is_some()).await;
+    assert_eq!(seconds(&told), Some(9));
+    drop(stream);
+    let again = control_plane.report_stream().await.report().await.unwrap();
+    assert_eq!((again.full, seconds(&again)), (true, Some(9)));
+}

@@ -17,7 +17,7 @@ use super::{Cache, View};
 /// Changes that come faster are saved together.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Of the time, saving takes no more than one part in this many, for all of a snapshot is saved each time.
-const SHARE: u32 = 200;
+const SHARE: u32 = 500;
 /// However long it takes, what is on disk is no older than this.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// A full or broken disk rarely heals within seconds.

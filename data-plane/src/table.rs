@@ -3,10 +3,14 @@
 //! Discovery (or the static file) writes the table, workers read it without a lock, breaker transitions rebuild one
 //! service's view. What a replica's breaker has learnt lives with the replica's identity and survives all of it.
 
+mod changes;
+#[cfg(test)]
+pub(crate) mod changing;
 mod checks;
 mod concurrency;
 mod counters;
 mod departed;
+mod directory;
 mod drain;
 mod durations;
 mod fail_open;
@@ -26,12 +30,12 @@ mod transition;
 mod view;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{
             AtomicBool,
-            Ordering::{Acquire, Release},
+            Ordering::{Acquire, Relaxed, Release},
         },
     },
 };
@@ -41,11 +45,12 @@ use gateway_proto::{Locality, ServiceName, route::Route};
 use tokio::sync::{Notify, mpsc};
 
 pub use crate::routing::{LATENCY_BUCKETS, Refused};
+pub use changes::Seen;
 pub use checks::{CheckChange, Standing};
 pub use concurrency::{Refusal, Waiting};
 pub use counters::{
     AttemptResult, CodeClass, Direction, FallbackKind, ReplicaCounters, RequestOutcome, ServiceCounters,
-    TunnelCounts,
+    Traffic, TunnelCounts,
 };
 pub use drain::{DrainFollower, Draining, Drains};
 pub use durations::{DURATION_BOUNDS, Histogram};
@@ -66,7 +71,9 @@ pub use transition::Transition;
 pub use view::{FailOpen, Unavailable};
 
 use crate::{clock::Moment, handles::Handles, routes::Routes, routing::Tick};
+use changes::{Changed, Changes};
 use departed::Departed;
+use directory::Directory;
 use outlets::Outlets;
 use transition::TransitionSink;
 
@@ -76,47 +83,11 @@ pub type Services = BTreeMap<ServiceName, Arc<Service>>;
 /// A service as requests of a worker hold it: by a count that no other worker writes.
 pub type HeldService = Arc<Arc<Service>>;
 
-/// All services, in their order and as requests find them: in the same time however many there are.
-#[derive(Debug, Default)]
-struct Directory {
-    all: Arc<Services>,
-    by_name: HashMap<ServiceName, Arc<Entry>, foldhash::fast::RandomState>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    service: Arc<Service>,
-    handles: Handles<Arc<Service>>,
-}
-
-impl Directory {
-    /// The one that follows `before`, of which services that stay keep their entries.
-    fn new(all: Services, before: &Self) -> Self {
-        let entry = |(name, service): (&ServiceName, &Arc<Service>)| {
-            let known = before.by_name.get(name).filter(|entry| Arc::ptr_eq(&entry.service, service));
-            let entry = known.map_or_else(|| Arc::new(Entry::new(service)), Arc::clone);
-            (name.clone(), entry)
-        };
-        let by_name = all.iter().map(entry).collect();
-        Self { all: Arc::new(all), by_name }
-    }
-}
-
-impl Entry {
-    fn new(service: &Arc<Service>) -> Self {
-        Self { service: Arc::clone(service), handles: Handles::new(service.workers) }
-    }
-
-    fn held_by(&self, worker: usize) -> HeldService {
-        let handle = self.handles.of(worker, || Arc::clone(&self.service));
-        handle.map_or_else(|| Arc::new(Arc::clone(&self.service)), Arc::clone)
-    }
-}
-
 /// The routing table of one data plane, shared by its workers.
 #[derive(Debug)]
 pub struct Table {
-    services: ArcSwap<Directory>,
+    services: Directory,
+    changes: Changes,
     departed: Departed,
     routes: ArcSwap<Routes>,
     /// Whether there are any, so that who has none pays nothing for them.
@@ -142,7 +113,8 @@ impl Table {
     pub fn located(workers: usize, here: Locality) -> (Arc<Self>, mpsc::Receiver<Transition>) {
         let (transitions, receiver) = TransitionSink::new();
         let table = Self {
-            services: ArcSwap::default(),
+            services: Directory::new(),
+            changes: Changes::default(),
             departed: Departed::default(),
             routes: ArcSwap::default(),
             has_routes: AtomicBool::new(false),
@@ -162,40 +134,36 @@ impl Table {
     /// of replicas that get no new requests any more.
     /// To be called by one writer at a time.
     pub fn apply(&self, changed: &[ServiceSpec], gone: &[ServiceName], now: Tick) {
-        let present = self.services();
         let newness = if self.is_filled() { Newness::Joining } else { Newness::Found };
-        let mut map = None;
+        let mut come = Vec::new();
         for spec in changed {
-            match present.get(&spec.name) {
-                Some(service) => service.update(spec, newness, now),
-                None => {
-                    let service = self
-                        .departed
-                        .get(spec.name.as_str(), now)
-                        .inspect(|known| known.update(spec, newness, now));
-                    let service = service.unwrap_or_else(|| {
-                        let (outlets, here) = (Arc::clone(&self.outlets), Arc::clone(&self.here));
-                        Arc::new(Service::new(spec, self.workers, outlets, here, newness, now))
-                    });
-                    map.get_or_insert_with(|| (*present).clone()).insert(spec.name.clone(), service);
-                }
+            if let Some(service) = self.services.get(spec.name.as_str()) {
+                service.update(spec, newness, now);
+                continue;
             }
+            let service =
+                self.departed.get(spec.name.as_str(), now).inspect(|known| known.update(spec, newness, now));
+            come.push(service.unwrap_or_else(|| {
+                let (outlets, here) = (Arc::clone(&self.outlets), Arc::clone(&self.here));
+                Arc::new(Service::new(spec, self.workers, outlets, here, newness, now))
+            }));
         }
-        let mut departing = Vec::new();
+        let (mut leaving, mut departing) = (Vec::new(), Vec::new());
         for name in gone {
-            if let Some(service) = present.get(name) {
+            if let Some(service) = self.services.get(name.as_str()) {
                 // Requests under way still hold it.
                 service.empty(now);
-                departing.push(Arc::clone(service));
-                map.get_or_insert_with(|| (*present).clone()).remove(name);
+                departing.push(service);
+                leaving.push(name);
             }
         }
         self.departed.add(departing, now);
-        if let Some(map) = map {
-            let directory = Directory::new(map, &self.services.load());
-            self.services.store(Arc::new(directory));
+        if !come.is_empty() || !leaving.is_empty() {
+            self.services.change(come, &leaving);
         }
         self.outlets.drains.apply(changed, gone);
+        self.changes.note(changed.iter().map(|spec| &spec.name));
+        self.changes.note(gone.iter());
         self.is_filled.store(true, Release);
         self.applied.notify_one();
     }
@@ -208,9 +176,8 @@ impl Table {
     /// Takes over the faults that these services' policies inject, once the services themselves are
     /// [applied](Table::apply). To be called by the same writer.
     pub fn inject(&self, changed: &[ServiceSpec], now: Moment) {
-        let services = self.services.load();
         for spec in changed {
-            if let Some(service) = services.all.get(&spec.name) {
+            if let Some(service) = self.services.get(spec.name.as_str()) {
                 service.inject(&spec.policy.fault, now);
             }
         }
@@ -233,12 +200,12 @@ impl Table {
 
     /// The service of that name, if any. Lock-free.
     pub fn service(&self, name: &str) -> Option<Arc<Service>> {
-        self.services.load().by_name.get(name).map(|entry| Arc::clone(&entry.service))
+        self.services.get(name)
     }
 
     /// The same for a request of this worker.
     pub fn service_held_by(&self, worker: usize, name: &str) -> Option<HeldService> {
-        self.services.load().by_name.get(name).map(|entry| entry.held_by(worker))
+        self.services.held_by(worker, name)
     }
 
     /// The same, too, if the last of its replicas left it a while before `now`, ten minutes, or as long as its fallback may
@@ -262,7 +229,33 @@ impl Table {
 
     /// All services as they are now.
     pub fn services(&self) -> Arc<Services> {
-        Arc::clone(&self.services.load().all)
+        self.services.ordered()
+    }
+
+    /// The services to look at for who has seen so much of the table's changes, and holds something of the services that it
+    /// `knows`: those that have changed since, gone ones among them; all that are there or known, if that is not remembered. And
+    /// how far that goes: what is looked at after this call is no older.
+    pub fn changed_since<'a>(
+        &self,
+        seen: Seen,
+        knows: impl IntoIterator<Item = &'a ServiceName>,
+    ) -> (BTreeSet<ServiceName>, Seen) {
+        let (changed, seen) = self.changes.since(seen);
+        let names = match changed {
+            Changed::These(names) => names,
+            Changed::Anything => self.services().keys().cloned().chain(knows.into_iter().cloned()).collect(),
+        };
+        (names, seen)
+    }
+
+    /// How far who looks at everything from now on has seen its changes.
+    pub fn seen(&self) -> Seen {
+        self.changes.seen()
+    }
+
+    /// Whether any replica is left alone because of its breaker. Lock-free.
+    pub fn has_resting(&self) -> bool {
+        self.outlets.resting.load(Relaxed) > 0
     }
 
     /// Transitions, and changes of failing open, that found their queues full since the start.

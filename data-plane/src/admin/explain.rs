@@ -31,7 +31,7 @@ pub(super) fn explain(admin: &Admin, key: &ReplicaKey) -> Result<v1::ExplainRepl
     let mirror = admin.view.mirror.borrow().clone();
     let moment = admin.clock.moment();
     let replica = mirror.replica_to_wire(key).ok_or_else(|| unknown(admin, key))?;
-    let service = admin.table.services().get(&key.service).cloned();
+    let service = admin.table.service(key.service.as_str());
     let known = service.as_ref().and_then(|service| Some((service, service.replica(&key.replica)?)));
     let breaker = known.map(|(service, replica)| {
         let date = |tick| admin.clock.date(tick);

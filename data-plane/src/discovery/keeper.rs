@@ -1,4 +1,4 @@
-//! Brings the snapshot to disk as it changes, off the async threads and at most once a second.
+//! Brings the snapshot to disk as it changes, off the async threads: at most once a second, and of a large one less often.
 
 use std::{
     io,
@@ -16,12 +16,17 @@ use super::{Cache, View};
 
 /// Changes that come faster are saved together.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Of the time, saving takes no more than one part in this many, for all of a snapshot is saved each time.
+const SHARE: u32 = 500;
+/// However long it takes, what is on disk is no older than this.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// A full or broken disk rarely heals within seconds.
 const RETRY: Duration = Duration::from_secs(10);
 /// A snapshot that stays the same is saved anew this often, or it would seem as old as its last change.
 const MAX_REFRESH: Duration = Duration::from_secs(300);
 
-/// Saves the first change at once, later ones at most once a second, and the last one before it returns. It returns
+/// Saves the first change at once, later ones at most once a second, or every ten where saving takes long, and the last one before
+/// it returns. It returns
 /// when the snapshot's owner is gone; from the moment `stop` begins it pauses no more.
 ///
 /// A disk that does not take it is tried again every 10 s, and costs nothing else.
@@ -48,15 +53,16 @@ pub(crate) async fn keep(cache: Cache, mut view: View, stop: Shutdown) {
         let mirror = view.mirror.borrow_and_update().clone();
         let current_at = SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
         let target = cache.clone().of(mirror.services());
-        let path = target.path();
+        let (path, began) = (target.path(), Instant::now());
         let saved = spawn_blocking(move || target.save(mirror.snapshot(), mirror.guard(), current_at)).await;
         let saved = saved.unwrap_or_else(|panic| Err(io::Error::other(panic)));
         report(&path, &saved, failing);
         saved_at = Instant::now();
         // There is no later at the end.
         failing = saved.is_err() && !stop.has_begun();
+        let pause = (began.elapsed() * SHARE).clamp(PAUSE, MAX_PAUSE);
         tokio::select! {
-            () = sleep(if failing { RETRY } else { PAUSE }) => {}
+            () = sleep(if failing { RETRY } else { pause }) => {}
             () = stop.begun() => {}
         }
     }

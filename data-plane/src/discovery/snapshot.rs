@@ -149,6 +149,23 @@ impl Snapshot {
     pub fn to_wire(&self) -> v1::FullSnapshot {
         v1::FullSnapshot {
             services: self.services.values().map(Entry::to_wire).collect(),
+            ..self.base_to_wire()
+        }
+    }
+
+    /// The same message in pieces of a service each, which are that message when they are merged.
+    pub(super) fn to_wire_in_pieces(&self) -> impl Iterator<Item = v1::FullSnapshot> {
+        let services = self
+            .services
+            .values()
+            .map(|entry| v1::FullSnapshot { services: vec![entry.to_wire()], ..v1::FullSnapshot::default() });
+        std::iter::once(self.base_to_wire()).chain(services)
+    }
+
+    /// All but the services.
+    fn base_to_wire(&self) -> v1::FullSnapshot {
+        v1::FullSnapshot {
+            services: Vec::new(),
             overrides: self.overrides.entries().map(|entry| (**entry).clone()).collect(),
             part_index: 0,
             last_part: true,

@@ -1,11 +1,11 @@
 //! The task that carries checks out, beside the workers.
 //!
-//! It looks at the table whenever that has changed, begins what is due, as many at once and in a second as
+//! It looks at what has changed in the table whenever something has, begins what is due, as many at once and in a second as
 //! [`super::schedule`] allows, and tells the table how each ended. All that is to outlive it is in the table: after a panic it begins anew.
 
 use std::{panic::resume_unwind, sync::Arc, time::Duration};
 
-use gateway_proto::{ReplicaKey, policy::HealthCheck};
+use gateway_proto::{ReplicaId, ReplicaKey, policy::HealthCheck};
 use gateway_runtime::{Shutdown, tls::ClientTls};
 use tokio::{
     task::{JoinError, JoinSet},
@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     report::journal::Journal,
     routing::{Rate, Tick},
-    table::{Replica, Service, Table},
+    table::{Replica, Seen, Service, Table},
 };
 
 /// Between two looks at the table, at least this long.
@@ -55,7 +55,7 @@ struct Done {
 impl Checker {
     /// Checks until `stop` begins; checks under way are given up.
     pub(crate) async fn run(&self, stop: &Shutdown) {
-        let mut schedule = Schedule::new(self.rate);
+        let (mut schedule, mut seen) = (Schedule::new(self.rate), Seen::default());
         let mut running = JoinSet::new();
         let lookups = Lookups::default();
         let mut look_at = Instant::now();
@@ -63,7 +63,7 @@ impl Checker {
         loop {
             if has_changed && Instant::now() >= look_at {
                 let began = Instant::now();
-                schedule.set(self.wanted(), self.clock.now());
+                self.look(&mut schedule, &mut seen);
                 look_at = began + PAUSE.max(began.elapsed() * SHARE);
                 has_changed = false;
             }
@@ -84,21 +84,16 @@ impl Checker {
         }
     }
 
-    /// Everybody who is to be checked.
-    fn wanted(&self) -> Vec<(ReplicaKey, i64, Mark)> {
-        let mut wanted = Vec::new();
-        for service in self.table.services().values() {
-            let policy = service.policy().health_check;
-            if !policy.checks_any() {
-                continue;
-            }
-            for replica in service.replicas().iter() {
-                if let Some(probe) = probe(replica, &policy) {
-                    wanted.push((replica.key().clone(), replica.incarnation(), probe.mark()));
-                }
-            }
+    /// Takes over what has changed since it was last looked at.
+    fn look(&self, schedule: &mut Schedule, seen: &mut Seen) {
+        let (changed, now) = self.table.changed_since(*seen, schedule.services());
+        *seen = now;
+        let now = self.clock.now();
+        for name in changed {
+            let service = self.table.service(name.as_str());
+            let wanted = service.as_deref().map(wanted).unwrap_or_default();
+            schedule.set(&name, wanted, now);
         }
-        wanted
     }
 
     fn begin_all(&self, schedule: &mut Schedule, running: &mut JoinSet<Done>, lookups: &Lookups) {
@@ -169,6 +164,17 @@ impl Checker {
         let due = schedule.ended(&key, now, now.plus(pause));
         replica.schedule_check(due);
     }
+}
+
+/// Everybody of a service who is to be checked.
+fn wanted(service: &Service) -> Vec<(ReplicaId, i64, Mark)> {
+    let policy = service.policy().health_check;
+    let replicas = policy.checks_any().then(|| service.replicas());
+    let wanted = |replica: &Arc<Replica>| {
+        let probe = probe(replica, &policy)?;
+        Some((replica.key().replica.clone(), replica.incarnation(), probe.mark()))
+    };
+    replicas.iter().flat_map(|replicas| replicas.iter()).filter_map(wanted).collect()
 }
 
 /// The check of a replica, if it is to be checked.

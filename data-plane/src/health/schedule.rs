@@ -1,11 +1,11 @@
 //! Whose check is due when, how many may be under way, and how many may begin in a second. Pure.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
-use gateway_proto::{ReplicaKey, ServiceName};
+use gateway_proto::{ReplicaId, ReplicaKey, ServiceName};
 
 use crate::routing::{Rate, Tick};
 
@@ -22,24 +22,26 @@ pub(super) const MAX_OF_A_SERVICE: usize = 32;
 /// before all others, and services take turns, so that one of few replicas has them on time, whatever the others wait for.
 #[derive(Debug)]
 pub(super) struct Schedule {
-    entries: HashMap<ReplicaKey, Entry>,
     lanes: HashMap<ServiceName, Lane>,
     /// Services that have any to check, and room for it, by how many they have under way.
     turns: [BTreeSet<(Turn, ServiceName)>; MAX_OF_A_SERVICE],
     /// Since when each service has had one due, or when it will.
     oldest: BTreeSet<(Tick, ServiceName)>,
+    /// How many are checked, and how many checks are under way.
+    checked: usize,
     total: usize,
     rate: Rate,
     /// When the next one would be due if all kept to the rate.
     paced: Tick,
 }
 
-/// The checks of one service that wait, and how many are under way.
+/// Who is checked of one service, whose checks wait, and how many are under way.
 #[derive(Debug, Default)]
 struct Lane {
+    entries: BTreeMap<ReplicaId, Entry>,
     /// First ones of their registration: each decides alone whether a replica is asked.
-    firsts: BTreeSet<(Tick, ReplicaKey)>,
-    repeats: BTreeSet<(Tick, ReplicaKey)>,
+    firsts: BTreeSet<(Tick, ReplicaId)>,
+    repeats: BTreeSet<(Tick, ReplicaId)>,
     under_way: usize,
     /// When one began last.
     began: Tick,
@@ -54,7 +56,7 @@ struct Turn {
 }
 
 impl Lane {
-    fn queue(&mut self, kind: Kind) -> &mut BTreeSet<(Tick, ReplicaKey)> {
+    fn queue(&mut self, kind: Kind) -> &mut BTreeSet<(Tick, ReplicaId)> {
         match kind {
             Kind::First => &mut self.firsts,
             Kind::Repeat => &mut self.repeats,
@@ -73,8 +75,42 @@ impl Lane {
         self.firsts.first().into_iter().chain(self.repeats.first()).map(|(due, _)| *due).min()
     }
 
-    fn pop(&mut self) -> Option<(Tick, ReplicaKey)> {
-        self.firsts.pop_first().or_else(|| self.repeats.pop_first())
+    fn pop(&mut self) -> Option<ReplicaId> {
+        self.firsts.pop_first().or_else(|| self.repeats.pop_first()).map(|(_, id)| id)
+    }
+
+    /// Has a replica checked, whose first check is due at `now` if it is new or is checked for something else.
+    fn want(&mut self, id: ReplicaId, incarnation: i64, mark: Mark, now: Tick) {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            self.entries
+                .insert(id.clone(), Entry { incarnation, mark, state: State::Waiting(Kind::First, now) });
+            self.firsts.insert((now, id));
+            return;
+        };
+        let is_other = (entry.incarnation, entry.mark) != (incarnation, mark);
+        (entry.incarnation, entry.mark) = (incarnation, mark);
+        match entry.state {
+            State::Waiting(Kind::Repeat, due) if is_other => {
+                entry.state = State::Waiting(Kind::First, now);
+                self.repeats.remove(&(due, id.clone()));
+                self.firsts.insert((now, id));
+            }
+            State::Waiting(..) => {}
+            State::UnderWay { again } => entry.state = State::UnderWay { again: again || is_other },
+            State::Unwanted => entry.state = State::UnderWay { again: true },
+        }
+    }
+
+    /// Has a replica checked no more.
+    fn release(&mut self, id: &ReplicaId) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        match entry.state {
+            State::Waiting(kind, due) => {
+                self.entries.remove(id);
+                self.queue(kind).remove(&(due, id.clone()));
+            }
+            State::UnderWay { .. } | State::Unwanted => entry.state = State::Unwanted,
+        }
     }
 }
 
@@ -112,57 +148,37 @@ impl Schedule {
     /// One of nobody, at this rate of checks.
     pub(super) fn new(rate: Rate) -> Self {
         Self {
-            entries: HashMap::new(),
             lanes: HashMap::new(),
             turns: Default::default(),
             oldest: BTreeSet::new(),
+            checked: 0,
             total: 0,
             rate,
             paced: Tick::ORIGIN,
         }
     }
 
-    /// From now on these are checked, and no others. Whoever is new, or is checked for something else, has its first check
-    /// due at `now`.
-    pub(super) fn set(&mut self, wanted: impl IntoIterator<Item = (ReplicaKey, i64, Mark)>, now: Tick) {
-        let mut gone: BTreeSet<ReplicaKey> = self.entries.keys().cloned().collect();
-        for (key, incarnation, mark) in wanted {
-            gone.remove(&key);
-            self.want(key, incarnation, mark, now);
-        }
-        for key in gone {
-            let Some(entry) = self.entries.get_mut(&key) else { continue };
-            match entry.state {
-                State::Waiting(kind, due) => {
-                    self.entries.remove(&key);
-                    self.change(&key.service, |lane| lane.queue(kind).remove(&(due, key.clone())));
-                }
-                State::UnderWay { .. } | State::Unwanted => entry.state = State::Unwanted,
+    /// From now on these replicas of a service are checked, and no others of it. Whoever is new, or is checked for something else,
+    /// has its first check due at `now`.
+    pub(super) fn set(
+        &mut self,
+        service: &ServiceName,
+        wanted: impl IntoIterator<Item = (ReplicaId, i64, Mark)>,
+        now: Tick,
+    ) {
+        self.change(service, |lane| {
+            let mut gone: BTreeSet<ReplicaId> = lane.entries.keys().cloned().collect();
+            for (id, incarnation, mark) in wanted {
+                gone.remove(&id);
+                lane.want(id, incarnation, mark, now);
             }
-        }
+            gone.iter().for_each(|id| lane.release(id));
+        });
     }
 
-    fn want(&mut self, key: ReplicaKey, incarnation: i64, mark: Mark, now: Tick) {
-        let Some(entry) = self.entries.get_mut(&key) else {
-            let state = State::Waiting(Kind::First, now);
-            self.entries.insert(key.clone(), Entry { incarnation, mark, state });
-            self.change(&key.service, |lane| lane.firsts.insert((now, key.clone())));
-            return;
-        };
-        let is_other = (entry.incarnation, entry.mark) != (incarnation, mark);
-        (entry.incarnation, entry.mark) = (incarnation, mark);
-        match entry.state {
-            State::Waiting(Kind::Repeat, due) if is_other => {
-                entry.state = State::Waiting(Kind::First, now);
-                self.change(&key.service, |lane| {
-                    lane.repeats.remove(&(due, key.clone()));
-                    lane.firsts.insert((now, key.clone()))
-                });
-            }
-            State::Waiting(..) => {}
-            State::UnderWay { again } => entry.state = State::UnderWay { again: again || is_other },
-            State::Unwanted => entry.state = State::UnderWay { again: true },
-        }
+    /// The services of which any replica is checked.
+    pub(super) fn services(&self) -> impl Iterator<Item = &ServiceName> {
+        self.lanes.keys()
     }
 
     /// Takes out one whose check is due at `now` and may begin: a first one if there is any, of the service that has waited
@@ -170,15 +186,16 @@ impl Schedule {
     pub(super) fn begin(&mut self, now: Tick) -> Option<ReplicaKey> {
         let paced = self.rate.take(self.paced, now).ok()?;
         let (_, service) = self.turn().filter(|(turn, _)| turn.at <= now)?.clone();
-        let (_, key) = self.change(&service, |lane| {
+        let replica = self.change(&service, |lane| {
+            let replica = lane.pop()?;
+            lane.entries.get_mut(&replica)?.state = State::UnderWay { again: false };
             lane.under_way += 1;
             lane.began = now;
-            lane.pop()
+            Some(replica)
         })?;
-        self.entries.get_mut(&key)?.state = State::UnderWay { again: false };
         self.total += 1;
         self.paced = paced;
-        Some(key)
+        Some(ReplicaKey { service, replica })
     }
 
     /// Whose turn it is next, of those that have fewer under way than are left free; at the same moment, who has the fewest.
@@ -189,34 +206,35 @@ impl Schedule {
 
     /// A check has ended; the next one is due at `next`. Yields when it will really be, `None`: nobody wants it.
     pub(super) fn ended(&mut self, key: &ReplicaKey, now: Tick, next: Tick) -> Option<Tick> {
-        let entry = self.entries.get_mut(key)?;
-        let due = match entry.state {
+        let state = self.lanes.get(&key.service)?.entries.get(&key.replica)?.state;
+        let due = match state {
             State::Waiting(_, due) => return Some(due),
             State::UnderWay { again: true } => Some((Kind::First, now)),
             State::UnderWay { again: false } => Some((Kind::Repeat, next)),
             State::Unwanted => None,
         };
-        match due {
-            Some((kind, due)) => entry.state = State::Waiting(kind, due),
-            None => _ = self.entries.remove(key),
-        }
         self.total -= 1;
         self.change(&key.service, |lane| {
             lane.under_way -= 1;
-            if let Some((kind, due)) = due {
-                lane.queue(kind).insert((due, key.clone()));
+            match (due, lane.entries.get_mut(&key.replica)) {
+                (Some((kind, due)), Some(entry)) => {
+                    entry.state = State::Waiting(kind, due);
+                    lane.queue(kind).insert((due, key.replica.clone()));
+                }
+                _ => drop(lane.entries.remove(&key.replica)),
             }
         });
         due.map(|(_, due)| due)
     }
 
-    /// Changes what waits, or is under way, of a service.
+    /// Changes who is checked, what waits, or is under way, of a service.
     fn change<T>(&mut self, service: &ServiceName, change: impl FnOnce(&mut Lane) -> T) -> T {
         let lane = self.lanes.entry(service.clone()).or_default();
-        let (turn, oldest) = (lane.turn(), lane.oldest());
+        let (turn, oldest, checked) = (lane.turn(), lane.oldest(), lane.entries.len());
         let changed = change(lane);
         let (new_turn, new_oldest) = (lane.turn(), lane.oldest());
-        if new_oldest.is_none() && lane.under_way == 0 {
+        self.checked = self.checked + lane.entries.len() - checked;
+        if lane.entries.is_empty() {
             self.lanes.remove(service);
         }
         if turn != new_turn {
@@ -245,12 +263,25 @@ impl Schedule {
 
     /// How many are checked, and how many checks are under way.
     pub(super) fn counts(&self) -> (usize, usize) {
-        (self.entries.len(), self.total)
+        (self.checked, self.total)
     }
 
     /// How late the most overdue check is at `now`.
     pub(super) fn lateness(&self, now: Tick) -> Duration {
         self.oldest.first().map(|(due, _)| now.since(*due)).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+impl Schedule {
+    /// Everybody who is checked, of which registration, and for what.
+    pub(super) fn wanted(&self) -> BTreeSet<(ReplicaKey, i64, Mark)> {
+        let of_lane = |(service, lane): (&ServiceName, &Lane)| {
+            let wanted = lane.entries.iter().filter(|(_, entry)| entry.state != State::Unwanted);
+            let key = |replica: &ReplicaId| ReplicaKey { service: service.clone(), replica: replica.clone() };
+            wanted.map(|(id, entry)| (key(id), entry.incarnation, entry.mark)).collect::<Vec<_>>()
+        };
+        self.lanes.iter().flat_map(of_lane).collect()
     }
 }
 

@@ -514,6 +514,10 @@ async fn sweep(worker: &Worker) {
 /// Closes what is idle to replicas whose breakers are open: one that died without a word would stay for long, and a probe on
 /// it would say nothing of its replica.
 fn close_to_the_resting(worker: &Worker) {
+    if !worker.table.has_resting() {
+        // Most of the time, and there may be many services to look through.
+        return;
+    }
     for service in worker.table.services().values() {
         let resting = service.resting();
         resting.iter().for_each(|replica| worker.pool.close(replica.endpoint()));

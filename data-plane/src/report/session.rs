@@ -1,7 +1,7 @@
 //! One stream of reports: what is told when, from the full state to the farewell.
 //!
-//! A message speaks for all rows that were told before it. So the position that it names is always the one by which the
-//! last walk over the whole table began, and a walk of several messages names it in the last of them only.
+//! A message speaks for all rows that were told before it. So the position that it names is always one from which on all has been
+//! looked at that had changed since the position before, and rows of several messages name it in the last of them only.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -26,12 +26,15 @@ use tonic::{Code, Status};
 use super::{
     Ended, Reporter, SEND_TIMEOUT, checks,
     journal::{Batch, Journal},
-    ledger::Ledger,
+    ledger::{Ledger, Look},
     rows,
     stats::StatsLedger,
     what_if,
 };
-use crate::{discovery::Position, table::Table};
+use crate::{
+    discovery::Position,
+    table::{Seen, Table},
+};
 
 /// Until the control plane asks for another.
 pub(super) const INTERVAL: Duration = Duration::from_secs(1);
@@ -46,8 +49,11 @@ pub(super) const FAREWELL: Duration = Duration::from_secs(2);
 pub(super) const MAX_ROWS: usize = 1000;
 /// Held replicas that are named; control planes take no more.
 const MAX_HELD: usize = 1000;
-/// Between two looks at the table that something other than the interval calls for, at least this long.
+/// Between two looks at draining replicas, at least this long.
 const PAUSE: Duration = Duration::from_millis(10);
+/// Between two positions: of a registry that changes all the time each change is a message otherwise. After a while without any, the
+/// next one is told at once.
+const POSITION_PAUSE: Duration = Duration::from_millis(50);
 /// Of the time, such looks take no more than one part in this many.
 const SHARE: u32 = 20;
 
@@ -61,6 +67,8 @@ pub(super) struct Session<'a> {
     sent: Instant,
     /// The position that the rows told so far are of.
     position: Position,
+    /// How far the table's changes were followed when it was looked at by the last position.
+    seen: Seen,
     held: v1::HeldReplicas,
     /// How late health checks begin, as it was told.
     checks_late: Duration,
@@ -95,6 +103,7 @@ impl<'a> Session<'a> {
             introduced: false,
             sent: now,
             position: Position::default(),
+            seen: Seen::default(),
             held: v1::HeldReplicas::default(),
             checks_late: Duration::ZERO,
             stats: StatsLedger::begin(&reporter.table.services()),
@@ -175,21 +184,21 @@ impl<'a> Session<'a> {
         self.send(first, Content { rows, ..Content::default() }).await
     }
 
-    /// That the table has moved on, with whatever changed by then.
+    /// That the table has moved on, with the rows of what has changed in it by then.
     async fn tell_position(&mut self) -> Result<(), Ended> {
         let began = Instant::now();
-        let content = self.walk();
+        let content = self.look_at_changes();
         let first = v1::ReportNodeStatusRequest { held_replicas: self.held(), ..Default::default() };
-        self.next_position_at = began + PAUSE.max(began.elapsed() * SHARE);
+        self.next_position_at = began + POSITION_PAUSE.max(began.elapsed() * SHARE);
         self.send(first, content).await
     }
 
     /// Draining replicas at which nothing is in flight any more.
     async fn tell_drained(&mut self) -> Result<(), Ended> {
         let began = Instant::now();
-        let (services, drains) = (self.reporter.table.services(), self.reporter.table.drains());
+        let (table, drains) = (&self.reporter.table, self.reporter.table.drains());
         let draining = drains.replicas.iter().map(|draining| &draining.key);
-        let idle: Vec<_> = draining.filter(|key| self.ledger.has_become_idle(key, &services)).collect();
+        let idle: Vec<_> = draining.filter(|key| self.ledger.has_become_idle(key, table)).collect();
         let rows = self.look_at(idle.into_iter());
         self.next_drained_at = began + PAUSE.max(began.elapsed() * SHARE);
         if rows.is_empty() {
@@ -293,15 +302,36 @@ impl<'a> Session<'a> {
 
     /// All rows that changed, and the position by which they do: read first, so that they are not older.
     fn walk(&mut self) -> Content {
-        let position = self.reporter.position();
-        let Reporter { table, clock, node_id, .. } = self.reporter;
-        let rows = self.ledger.walk(node_id, &table.services(), clock.now(), |tick| clock.date(tick));
+        let (position, table) = (self.reporter.position(), &self.reporter.table);
+        let seen = table.seen();
+        let rows = self.looking(|ledger, look| ledger.walk(&table.services(), look));
+        self.has_looked(rows, position, seen)
+    }
+
+    /// The rows that changed of services that the registry, or an operator, has changed since the last position.
+    fn look_at_changes(&mut self) -> Content {
+        let (position, table) = (self.reporter.position(), &self.reporter.table);
+        let (changed, seen) = table.changed_since(self.seen, self.ledger.services());
+        let rows = self.looking(|ledger, look| ledger.look_at_services(&changed, table, look));
+        self.has_looked(rows, position, seen)
+    }
+
+    /// While a worker may pick by what was there before, what has changed has to be looked at once more.
+    fn has_looked(&mut self, rows: Vec<v1::Breaker>, position: Option<Position>, seen: Seen) -> Content {
+        if position.is_some() {
+            self.seen = seen;
+        }
         Content { rows, position, ..Content::default() }
     }
 
     fn look_at<'k>(&mut self, keys: impl Iterator<Item = &'k ReplicaKey>) -> Vec<v1::Breaker> {
-        let Reporter { table, clock, node_id, .. } = self.reporter;
-        self.ledger.look_at(keys, node_id, &table.services(), clock.now(), |tick| clock.date(tick))
+        let table = &self.reporter.table;
+        self.looking(|ledger, look| ledger.look_at(keys, table, look))
+    }
+
+    fn looking<T>(&mut self, look: impl FnOnce(&mut Ledger, Look<'_>) -> T) -> T {
+        let Reporter { clock, node_id, .. } = self.reporter;
+        look(&mut self.ledger, Look { node_id, now: clock.now(), date: &|tick| clock.date(tick) })
     }
 
     /// What the guard holds, if that is something else than was told.

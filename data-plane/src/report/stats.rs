@@ -6,28 +6,35 @@
 
 use std::collections::HashMap;
 
-use gateway_proto::{ReplicaId, ServiceName, v1};
+use gateway_proto::{ReplicaId, ReplicaKey, ServiceName, v1};
 
 use super::rows::count;
-use crate::table::{Buckets, LATENCY_BUCKETS, Replica, Service, Services};
+use crate::table::{Buckets, LATENCY_BUCKETS, Replica, Service, Services, Traffic};
 
 /// Remembers what was counted up to the last interval, of what was ever busy.
 #[derive(Debug, Default)]
 pub(super) struct StatsLedger {
-    before: HashMap<Name, Remembered>,
+    before: HashMap<ServiceName, Before>,
     /// Numbers the walks over the table: what the last one did not see is gone.
     walk: u64,
 }
 
-/// A service, or a replica of it.
-type Name = (ServiceName, Option<ReplicaId>);
+/// What was counted of one service.
+#[derive(Debug, Default)]
+struct Before {
+    service: Remembered,
+    /// Those that were ever busy, while they are wanted.
+    replicas: HashMap<ReplicaId, Remembered>,
+    /// What had come to it when there was nothing to tell of it.
+    rest: Option<Traffic>,
+    walk: u64,
+}
 
 #[derive(Debug, Default)]
 struct Remembered {
     counted: Counted,
     /// None before anything was recorded.
     buckets: Option<Box<Buckets>>,
-    walk: u64,
 }
 
 /// What has been counted so far.
@@ -51,8 +58,10 @@ impl StatsLedger {
     /// Begins an interval of replicas, too: what was counted at them before is not told.
     pub(super) fn begin_replicas(&mut self, services: &Services) {
         for service in services.values() {
+            let before = self.before.entry(service.name().clone()).or_default();
+            before.walk = self.walk;
             for replica in service.replicas().iter() {
-                self.take_replica(replica);
+                before.take_replica(replica);
             }
         }
     }
@@ -63,26 +72,41 @@ impl StatsLedger {
         self.walk += 1;
         let mut rows = Vec::new();
         for service in services.values() {
-            rows.extend(self.take_service(service));
-            if with_replicas {
-                for replica in service.replicas().iter() {
-                    rows.extend(self.take_replica(replica));
-                }
+            let traffic = service.traffic();
+            let before = match self.before.get_mut(service.name()) {
+                Some(before) => before,
+                None if traffic == Traffic::default() => continue,
+                None => self.before.entry(service.name().clone()).or_default(),
+            };
+            before.walk = self.walk;
+            if !with_replicas {
+                before.replicas.clear();
             }
+            if before.rest == Some(traffic) {
+                continue;
+            }
+            let count = rows.len();
+            rows.extend(before.take_service(service));
+            if with_replicas {
+                rows.extend(service.replicas().iter().filter_map(|replica| before.take_replica(replica)));
+            }
+            before.rest = (rows.len() == count).then_some(traffic);
         }
         let walk = self.walk;
-        self.before.retain(|_, remembered| remembered.walk == walk);
+        self.before.retain(|_, before| before.walk == walk);
         rows
     }
+}
 
+impl Before {
     fn take_service(&mut self, service: &Service) -> Option<v1::ReplicaStats> {
         // Read before what it counts, so that no latency is told before its request, nor a retry.
         let recorded = service.latencies_recorded();
         let attempts = service.attempts();
         let (requests, failures) = service.counters().totals();
         let counted = Counted { requests, failures, retries: attempts.retries, recorded };
-        let name = (service.name().clone(), None);
-        self.row(name, counted, attempts.inflight, || service.latencies())
+        let row = self.service.row(counted, attempts.inflight, || service.latencies())?;
+        Some(v1::ReplicaStats { service: service.name().to_string(), ..row })
     }
 
     fn take_replica(&mut self, replica: &Replica) -> Option<v1::ReplicaStats> {
@@ -94,40 +118,38 @@ impl StatsLedger {
             retries: counters.retries,
             recorded,
         };
-        let key = replica.key();
-        let name = (key.service.clone(), Some(key.replica.clone()));
-        self.row(name, counted, counters.inflight, || replica.latencies())
+        let ReplicaKey { service, replica: id } = replica.key();
+        let remembered = match self.replicas.get_mut(id) {
+            Some(known) => known,
+            None if counted == Counted::default() => return None,
+            None => self.replicas.entry(id.clone()).or_default(),
+        };
+        let row = remembered.row(counted, counters.inflight, || replica.latencies())?;
+        Some(v1::ReplicaStats { service: service.to_string(), replica_id: id.to_string(), ..row })
     }
+}
 
+impl Remembered {
+    /// What was counted since, without a name; `None`: nothing, and nothing is in flight.
     fn row(
         &mut self,
-        name: Name,
         counted: Counted,
         inflight: u64,
         latencies: impl Fn() -> Buckets,
     ) -> Option<v1::ReplicaStats> {
-        let is_quiet = inflight == 0;
-        let remembered = match self.before.get_mut(&name) {
-            Some(known) => known,
-            None if is_quiet && counted == Counted::default() => return None,
-            None => self.before.entry(name.clone()).or_default(),
-        };
-        remembered.walk = self.walk;
-        if is_quiet && remembered.counted == counted {
+        if inflight == 0 && self.counted == counted {
             return None;
         }
-        let before = std::mem::replace(&mut remembered.counted, counted);
+        let before = std::mem::replace(&mut self.counted, counted);
         let latency_bucket_counts = match before.recorded == counted.recorded {
             true => Vec::new(),
             false => {
                 let buckets = latencies();
-                let known = remembered.buckets.get_or_insert_with(|| Box::new([0; LATENCY_BUCKETS]));
+                let known = self.buckets.get_or_insert_with(|| Box::new([0; LATENCY_BUCKETS]));
                 differences(&buckets, &std::mem::replace(&mut **known, buckets))
             }
         };
         Some(v1::ReplicaStats {
-            service: name.0.to_string(),
-            replica_id: name.1.map(|id| id.to_string()).unwrap_or_default(),
             request_count: count(counted.requests.saturating_sub(before.requests)),
             failure_count: count(counted.failures.saturating_sub(before.failures)),
             retry_count: count(counted.retries.saturating_sub(before.retries)),
@@ -137,6 +159,7 @@ impl StatsLedger {
             latency_p50: None,
             latency_p95: None,
             latency_p99: None,
+            ..Default::default()
         })
     }
 }

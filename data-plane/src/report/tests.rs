@@ -1,11 +1,13 @@
 //! What the control plane gets to know, and when.
 
+use std::{collections::BTreeMap, time::SystemTime};
+
 use gateway_proto::{Address, ControlPlaneUrl, Mode, Policy, ReplicaId, ServiceName, time::duration};
 use http::StatusCode;
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
-    ledger::Ledger,
+    ledger::{Ledger, Look},
     session::{INTERVAL, INTERVAL_RANGE, MAX_ROWS, read_interval},
     stats::StatsLedger,
     *,
@@ -18,6 +20,7 @@ use crate::{
 };
 
 mod details;
+mod following;
 mod positions;
 
 struct DataPlane {
@@ -456,7 +459,9 @@ fn a_removed_replica_is_told_of_again_when_it_comes_back() {
         let mut ledger = Ledger::default();
         let mut told = |services: &crate::table::Services| {
             let now = data_plane.clock.now();
-            ledger.walk(&node_id, services, now, |tick| data_plane.clock.date(tick)).len()
+            ledger
+                .walk(services, Look { node_id: &node_id, now, date: &|tick| data_plane.clock.date(tick) })
+                .len()
         };
         assert_eq!(told(&data_plane.table.services()), 2);
         assert_eq!(told(&data_plane.table.services()), 0);

@@ -28,7 +28,7 @@ pub(super) fn answer(
     let (Ok(name), Ok(policy)) = (ServiceName::parse(&question.service), Policy::parse(&wire)) else {
         return answer;
     };
-    let Some(service) = table.services().get(&name).cloned() else { return answer };
+    let Some(service) = table.service(name.as_str()) else { return answer };
     let replays = replays(&service, &policy.breaker);
     let (mut earliest, mut latest) = (None::<Tick>, None::<Tick>);
     for (_, (first, last), ..) in &replays {

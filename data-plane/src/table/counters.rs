@@ -146,23 +146,56 @@ impl AttemptCounts {
     }
 }
 
-/// What of a whole service has not ended: attempts, or requests.
+/// Attempts or requests of a whole service: how many have begun, modulo 2^32, in a cell's upper half, and how many of them have
+/// not ended in its lower one. So it changes with each beginning and with each end, by one store.
+///
+/// Cells by themselves may be short of an end, because an attempt may end on another worker than it began in tests: their sum is
+/// not.
 #[derive(Debug)]
-pub(super) struct Inflight(PerWorker<AtomicI64>);
+pub(super) struct Inflight(PerWorker<AtomicU64>);
 
 impl Inflight {
+    const BEGUN: u64 = (1 << 32) + 1;
+
     pub(super) fn new(workers: usize) -> Self {
         Self(PerWorker::new(workers))
     }
 
-    /// One more, or one less: to be called by `worker` only.
-    pub(super) fn add(&self, worker: usize, change: i64) {
-        let cell = self.0.of(worker);
-        cell.store(cell.load(Relaxed) + change, Relaxed);
+    /// One more: to be called by `worker` only.
+    pub(super) fn begin(&self, worker: usize) {
+        self.add(worker, Self::BEGUN);
     }
 
+    /// One less: to be called by `worker` only.
+    pub(super) fn end(&self, worker: usize) {
+        self.add(worker, u64::MAX);
+    }
+
+    fn add(&self, worker: usize, change: u64) {
+        let cell = self.0.of(worker);
+        cell.store(cell.load(Relaxed).wrapping_add(change), Relaxed);
+    }
+
+    /// How many have not ended.
     pub(super) fn read(&self) -> u64 {
-        u64::try_from(self.0.iter().map(|cell| cell.load(Relaxed)).sum::<i64>()).unwrap_or(0)
+        Traffic(self.sum()).inflight()
+    }
+
+    /// All cells together.
+    pub(super) fn sum(&self) -> u64 {
+        self.0.sum(|cell| cell.load(Relaxed))
+    }
+}
+
+/// What has come to a service so far: the same for two looks between which nothing has begun or ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic(pub(super) u64);
+
+impl Traffic {
+    /// How much has not ended.
+    pub fn inflight(self) -> u64 {
+        // Below zero for a moment, when an end is seen before its beginning on another worker.
+        u64::try_from((self.0 as u32).cast_signed()).unwrap_or(0)
     }
 }
 
@@ -465,6 +498,29 @@ mod tests {
         counts.end(1, false);
         let expected = ReplicaCounters { attempts: 2, failures: 1, retries: 1, inflight: 1 };
         assert_eq!(counts.read(), expected);
+    }
+
+    #[test]
+    fn traffic_is_another_after_each_beginning_and_each_end_and_knows_what_has_not_ended() {
+        let inflight = Inflight::new(2);
+        let mut seen = vec![Traffic(inflight.sum())];
+        let mut look = |expected| {
+            let traffic = Traffic(inflight.sum());
+            assert_eq!((traffic.inflight(), inflight.read()), (expected, expected));
+            assert!(!seen.contains(&traffic));
+            seen.push(traffic);
+        };
+        inflight.begin(0);
+        look(1);
+        inflight.begin(1);
+        look(2);
+        // On another worker than it began.
+        inflight.end(1);
+        inflight.end(1);
+        look(0);
+        inflight.begin(0);
+        inflight.end(0);
+        look(0);
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub(super) struct Outlets {
     pub(super) drains: DrainBoard,
     pub(super) fail_opens: FailOpenChanges,
     pub(super) faults: FaultRules,
+    /// Services of which replicas are left alone because of their breakers.
+    pub(super) resting: AtomicUsize,
     is_detailed: AtomicBool,
     /// Outcomes that are recorded of each replica; zero: none.
     recorded: AtomicUsize,
@@ -33,6 +35,7 @@ impl Outlets {
             drains: DrainBoard::new(workers),
             fail_opens: FailOpenChanges::default(),
             faults: FaultRules::default(),
+            resting: AtomicUsize::new(0),
             is_detailed: AtomicBool::new(false),
             recorded: AtomicUsize::new(0),
             rate_keys: OnceLock::new(),

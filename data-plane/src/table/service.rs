@@ -65,6 +65,8 @@ pub struct Service {
     attempt_durations: Durations,
     pub(super) inflight: Inflight,
     requests_inflight: Inflight,
+    /// Grows when something changes what its replicas show that is no request.
+    stirred: AtomicU64,
     breaker_rejections: AtomicU64,
     pub(super) limits: Limits,
     /// Whether the policy has any, for those who end something.
@@ -125,6 +127,7 @@ impl Service {
             attempt_durations: Durations::new(workers),
             inflight: Inflight::new(workers),
             requests_inflight: Inflight::new(workers),
+            stirred: AtomicU64::new(0),
             breaker_rejections: AtomicU64::new(0),
             limits: Limits::new(workers),
             is_limited: AtomicBool::new(false),
@@ -312,7 +315,7 @@ impl Service {
 
     #[inline]
     pub(super) fn begin(&self, worker: usize, replica: &Replica, tried: &[Arc<Replica>]) {
-        self.inflight.add(worker, 1);
+        self.inflight.begin(worker);
         replica.counts().begin(worker, !tried.is_empty());
     }
 
@@ -420,7 +423,7 @@ impl Service {
     /// worker that picked, which says whether anything of it was [heard](Service::heard).
     pub fn end(&self, worker: usize, replica: &Replica, was_heard: bool) {
         replica.counts().end(worker, was_heard);
-        self.inflight.add(worker, -1);
+        self.inflight.end(worker);
         // Read after what was written above: whoever waits since the policy has limits reads that after it was told so.
         // A processor may still reorder the two for some nanoseconds. Who waits looks once more before it is refused.
         compiler_fence(SeqCst);
@@ -448,6 +451,10 @@ impl Service {
         replica.check_method(&policy)?;
         let before = replica.standing(&policy);
         let (turn, lasted) = replica.checks().record(incarnation, result, &policy)?;
+        if replica.checks().passes(&policy).is_none_or(|streak| streak <= policy.rise.into()) {
+            // Otherwise it has passed as ever.
+            self.stir();
+        }
         let after = replica.standing(&policy);
         if before != after {
             if after == Standing::Asked {
@@ -521,6 +528,11 @@ impl Service {
             let service = self.name.clone();
             self.outlets.fail_opens.push(FailOpenChange { service, at: now, began: view.fails_open() });
         }
+        match (previous.resting().is_empty(), view.resting().is_empty()) {
+            (true, false) => _ = self.outlets.resting.fetch_add(1, Relaxed),
+            (false, true) => _ = self.outlets.resting.fetch_sub(1, Relaxed),
+            _ => {}
+        }
         self.has_fallback.store(view.policy.fallback.is_any(), Relaxed);
         let is_limited = view.is_limited;
         if is_limited {
@@ -528,6 +540,7 @@ impl Service {
         }
         self.view.store(Arc::new(view));
         self.is_limited.store(is_limited, SeqCst);
+        self.stir();
         self.places_changed();
     }
 

@@ -56,21 +56,29 @@ struct HeldReplica {
 }
 
 pub(in crate::discovery) fn encode(snapshot: &Snapshot, guard: &Guard, current_at: SystemTime) -> Vec<u8> {
-    let held = guard.entries().map(|entry| held_to_wire(&entry)).collect();
-    let content = Content { snapshot: Some(snapshot.to_wire()), held };
     let epoch = snapshot.epoch().as_bytes();
     let current_at = current_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    let mut checked = Vec::with_capacity(20 + epoch.len() + content.encoded_len());
-    checked.extend_from_slice(&u64::try_from(current_at).unwrap_or(u64::MAX).to_le_bytes());
-    checked.extend_from_slice(&snapshot.revision().to_le_bytes());
-    checked.extend_from_slice(&u32::try_from(epoch.len()).unwrap_or(u32::MAX).to_le_bytes());
-    checked.extend_from_slice(epoch);
-    content.encode(&mut checked).expect("a Vec grows to what a message needs");
-    let mut bytes = Vec::with_capacity(16 + checked.len());
+    let mut bytes = Vec::new();
     bytes.extend_from_slice(&MAGIC);
     bytes.extend_from_slice(&SCHEMA.to_le_bytes());
-    bytes.extend_from_slice(&crc32fast::hash(&checked).to_le_bytes());
-    bytes.append(&mut checked);
+    let checksum_at = bytes.len();
+    bytes.extend_from_slice(&[0; 4]);
+    let checked_from = bytes.len();
+    bytes.extend_from_slice(&u64::try_from(current_at).unwrap_or(u64::MAX).to_le_bytes());
+    bytes.extend_from_slice(&snapshot.revision().to_le_bytes());
+    bytes.extend_from_slice(&u32::try_from(epoch.len()).unwrap_or(u32::MAX).to_le_bytes());
+    bytes.extend_from_slice(epoch);
+    let mut put =
+        |content: &Content| content.encode(&mut bytes).expect("a Vec grows to what a message needs");
+    // One message in many pieces, which whoever reads it puts together: in one piece it would be in memory twice, and larger.
+    for piece in snapshot.to_wire_in_pieces() {
+        put(&Content { snapshot: Some(piece), held: Vec::new() });
+    }
+    for entry in guard.entries() {
+        put(&Content { snapshot: None, held: vec![held_to_wire(&entry)] });
+    }
+    let checksum = crc32fast::hash(&bytes[checked_from..]);
+    bytes[checksum_at..checked_from].copy_from_slice(&checksum.to_le_bytes());
     bytes
 }
 

@@ -2,13 +2,17 @@ use gateway_proto::{
     Address, Policy, ReplicaId, ServiceName,
     policy::{CheckMethod, CheckType, HealthCheck},
 };
+use proptest::prelude::*;
 use tokio::{io::AsyncWriteExt, net::TcpListener};
 
 use super::*;
 use crate::{
     health::check::Verdict,
     routing::Draw,
-    table::{ReplicaSpec, ServiceSpec},
+    table::{
+        ReplicaSpec, ServiceSpec,
+        changing::{Changing, Step, steps},
+    },
 };
 
 const FAST: Duration = Duration::from_millis(100);
@@ -188,4 +192,38 @@ async fn what_a_check_of_before_a_change_shows_says_nothing_after_it() {
     second.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
     world.until(|world| world.verdict("r-1") == Verdict::Passing).await;
     world.end().await;
+}
+
+proptest! {
+    #[test]
+    fn those_are_checked_whom_a_look_at_the_whole_table_would_have_checked(steps in steps()) {
+        let mut changing = Changing::new();
+        let table = changing.table.clone();
+        let checker = Checker {
+            table: table.clone(),
+            journal: Arc::new(Journal::new(table.clone())),
+            clock: Clock::new(),
+            counts: Arc::default(),
+            rate: Rate::new(1000.0, 100),
+            tls: Arc::default(),
+        };
+        let (mut schedule, mut seen) = (Schedule::new(checker.rate), Seen::default());
+        for step in steps.into_iter().chain([Step::Look]) {
+            // Some checks are under way when something changes.
+            let under_way = schedule.begin(checker.clock.now());
+            if changing.step(step) {
+                checker.look(&mut schedule, &mut seen);
+                let key = |service: &Service, replica| ReplicaKey { service: service.name().clone(), replica };
+                let all = table.services();
+                let of_all = all.values().flat_map(|service| {
+                    let of_one = |(id, incarnation, mark)| (key(service, id), incarnation, mark);
+                    wanted(service).into_iter().map(of_one).collect::<Vec<_>>()
+                });
+                prop_assert_eq!(schedule.wanted(), of_all.collect());
+            }
+            if let Some(key) = under_way {
+                schedule.ended(&key, checker.clock.now(), checker.clock.now());
+            }
+        }
+    }
 }

@@ -17,6 +17,16 @@ fn unpaced() -> Schedule {
     Schedule::new(Rate::new(1e9, u32::MAX))
 }
 
+/// These are wanted, and no others of any service.
+fn set(schedule: &mut Schedule, wanted: impl IntoIterator<Item = (ReplicaKey, i64, Mark)>, now: Tick) {
+    let known = schedule.services().map(|service| (service.clone(), Vec::new()));
+    let mut by_service: BTreeMap<ServiceName, Vec<_>> = known.collect();
+    for (key, incarnation, mark) in wanted {
+        by_service.entry(key.service).or_default().push((key.replica, incarnation, mark));
+    }
+    by_service.into_iter().for_each(|(service, wanted)| schedule.set(&service, wanted, now));
+}
+
 fn replicas(service: usize, count: usize) -> impl Iterator<Item = (ReplicaKey, i64, Mark)> + Clone {
     (0..count).map(move |replica| (key(service, replica), 1, 0))
 }
@@ -38,13 +48,13 @@ fn run(schedule: &mut Schedule, mut now: Tick, end: Tick, pause: Duration) -> Ve
 fn a_new_replica_is_due_at_once_and_then_when_its_last_check_said() {
     let mut schedule = unpaced();
     let wanted = || [(key(1, 1), 1, 0), (key(1, 2), 1, 0)];
-    schedule.set(wanted(), at(5));
+    set(&mut schedule, wanted(), at(5));
     assert_eq!(schedule.next(at(5)), Some(at(5)));
     let first = schedule.begin(at(5)).unwrap();
     assert_eq!(schedule.begin(at(5)), Some(key(1, 2)));
     assert_eq!((schedule.begin(at(5)), schedule.next(at(5)), schedule.counts()), (None, None, (2, 2)));
     assert_eq!(schedule.ended(&first, at(6), at(50)), Some(at(50)));
-    schedule.set(wanted(), at(7));
+    set(&mut schedule, wanted(), at(7));
     assert_eq!((schedule.next(at(7)), schedule.begin(at(49))), (Some(at(50)), None));
     assert_eq!(schedule.lateness(at(60)), Duration::from_millis(10));
     assert_eq!(schedule.begin(at(50)), Some(first));
@@ -53,9 +63,9 @@ fn a_new_replica_is_due_at_once_and_then_when_its_last_check_said() {
 #[test]
 fn who_is_gone_is_not_checked_and_a_check_under_way_ends_for_nothing() {
     let mut schedule = unpaced();
-    schedule.set([(key(1, 1), 1, 0), (key(1, 2), 1, 0)], at(0));
+    set(&mut schedule, [(key(1, 1), 1, 0), (key(1, 2), 1, 0)], at(0));
     let under_way = schedule.begin(at(0)).unwrap();
-    schedule.set([], at(1));
+    set(&mut schedule, [], at(1));
     assert_eq!((schedule.begin(at(9)), schedule.counts()), (None, (1, 1)));
     assert_eq!(schedule.ended(&under_way, at(2), at(9)), None);
     assert_eq!(schedule.counts(), (0, 0));
@@ -65,7 +75,7 @@ fn who_is_gone_is_not_checked_and_a_check_under_way_ends_for_nothing() {
 fn a_new_registration_or_another_kind_of_check_does_not_wait_for_its_turn() {
     let mut schedule = unpaced();
     let want = |schedule: &mut Schedule, incarnation, mark, now| {
-        schedule.set([(key(1, 1), incarnation, mark)], at(now));
+        set(schedule, [(key(1, 1), incarnation, mark)], at(now));
     };
     want(&mut schedule, 1, 0, 0);
     schedule.begin(at(0));
@@ -79,7 +89,7 @@ fn a_new_registration_or_another_kind_of_check_does_not_wait_for_its_turn() {
     assert_eq!(schedule.next(at(4)), Some(at(4)), "it is due since then");
     // One that went and came back while its check was under way.
     schedule.begin(at(6));
-    schedule.set([], at(7));
+    set(&mut schedule, [], at(7));
     want(&mut schedule, 2, 7, 8);
     assert_eq!(schedule.ended(&key(1, 1), at(9), at(99)), Some(at(9)));
 }
@@ -88,10 +98,10 @@ fn a_new_registration_or_another_kind_of_check_does_not_wait_for_its_turn() {
 fn a_service_whose_checks_all_hang_holds_up_no_other() {
     let mut schedule = unpaced();
     let hanging = replicas(1, 500);
-    schedule.set(hanging.clone(), at(0));
+    set(&mut schedule, hanging.clone(), at(0));
     while schedule.begin(at(0)).is_some() {}
     assert_eq!((schedule.counts(), schedule.next(at(0))), ((500, MAX_OF_A_SERVICE), None));
-    schedule.set(hanging.chain([(key(2, 1), 1, 0)]), at(1));
+    set(&mut schedule, hanging.chain([(key(2, 1), 1, 0)]), at(1));
     assert_eq!((schedule.next(at(1)), schedule.begin(at(1))), (Some(at(1)), Some(key(2, 1))));
 }
 
@@ -99,11 +109,11 @@ fn a_service_whose_checks_all_hang_holds_up_no_other() {
 fn services_whose_checks_all_hang_leave_places_to_those_that_have_none() {
     let mut schedule = unpaced();
     let hanging = || (1..=4).flat_map(|service| replicas(service, 500));
-    schedule.set(hanging(), at(0));
+    set(&mut schedule, hanging(), at(0));
     while schedule.begin(at(0)).is_some() {}
     let (_, under_way) = schedule.counts();
     assert!(under_way > MAX_UNDER_WAY / 2 && under_way < MAX_UNDER_WAY, "{under_way}");
-    schedule.set(hanging().chain(replicas(5, 1)).chain(replicas(6, 1)), at(1));
+    set(&mut schedule, hanging().chain(replicas(5, 1)).chain(replicas(6, 1)), at(1));
     assert_eq!([schedule.begin(at(1)), schedule.begin(at(1))], [Some(key(5, 0)), Some(key(6, 0))]);
     assert_eq!(schedule.begin(at(1)), None);
 }
@@ -112,14 +122,14 @@ fn services_whose_checks_all_hang_leave_places_to_those_that_have_none() {
 fn the_last_places_are_for_services_that_have_none_however_many_of_others_have_waited_longer() {
     let mut schedule = unpaced();
     let hanging = || (0..MAX_UNDER_WAY).flat_map(|service| replicas(service, 5));
-    schedule.set(hanging(), at(0));
+    set(&mut schedule, hanging(), at(0));
     let under_way: Vec<_> = std::iter::from_fn(|| schedule.begin(at(0))).collect();
     let mut services: Vec<_> = under_way.iter().map(|key| &key.service).collect();
     services.sort();
     services.dedup();
     let (_, total) = schedule.counts();
     assert_eq!((services.len(), total), (MAX_UNDER_WAY, MAX_UNDER_WAY), "one of each");
-    schedule.set(hanging().chain(replicas(500, 1)), at(1));
+    set(&mut schedule, hanging().chain(replicas(500, 1)), at(1));
     schedule.ended(&under_way[0], at(2), at(9));
     let next = schedule.begin(at(2)).unwrap();
     assert_eq!((&next.service, schedule.begin(at(2))), (&under_way[0].service, None));
@@ -134,7 +144,7 @@ fn the_last_places_are_for_services_that_have_none_however_many_of_others_have_w
 #[test]
 fn with_more_replicas_than_the_rate_allows_all_intervals_of_a_service_stretch_evenly() {
     let mut schedule = Schedule::new(Rate::new(100.0, 1));
-    schedule.set(replicas(1, 1000), at(0));
+    set(&mut schedule, replicas(1, 1000), at(0));
     let begun = run(&mut schedule, at(0), at(30_000), Duration::from_secs(1));
     let mut checks = HashMap::new();
     for (_, key) in &begun {
@@ -148,7 +158,7 @@ fn with_more_replicas_than_the_rate_allows_all_intervals_of_a_service_stretch_ev
 #[test]
 fn a_service_of_few_dead_replicas_has_them_checked_on_time_beside_one_of_thousands() {
     let mut schedule = Schedule::new(Rate::new(100.0, 10));
-    schedule.set(replicas(1, 5000).chain(replicas(2, 3)), at(0));
+    set(&mut schedule, replicas(1, 5000).chain(replicas(2, 3)), at(0));
     let begun = run(&mut schedule, at(0), at(100_000), Duration::from_secs(1));
     // The first ones take up to 50 s, and those of the small service are among the first.
     let small = |replica| {
@@ -167,7 +177,7 @@ fn a_service_of_few_dead_replicas_has_them_checked_on_time_beside_one_of_thousan
 #[test]
 fn checks_that_hang_leave_their_service_its_turns_beside_one_whose_checks_end_at_once() {
     let mut schedule = Schedule::new(Rate::new(1000.0, 1));
-    schedule.set(replicas(1, 5000).chain(replicas(2, 10)), at(0));
+    set(&mut schedule, replicas(1, 5000).chain(replicas(2, 10)), at(0));
     for millis in 0..30 {
         let begun = schedule.begin(at(millis)).unwrap();
         if begun.service == key(1, 0).service {
@@ -181,9 +191,9 @@ fn checks_that_hang_leave_their_service_its_turns_beside_one_whose_checks_end_at
 fn the_first_check_of_a_new_registration_is_the_next_however_many_repeats_are_overdue() {
     let mut schedule = Schedule::new(Rate::new(100.0, 10));
     let known = || replicas(1, 1000);
-    schedule.set(known(), at(0));
+    set(&mut schedule, known(), at(0));
     run(&mut schedule, at(0), at(15_000), Duration::from_secs(1));
-    schedule.set(known().filter(|(one, ..)| *one != key(1, 7)).chain([(key(1, 7), 2, 0)]), at(15_000));
+    set(&mut schedule, known().filter(|(one, ..)| *one != key(1, 7)).chain([(key(1, 7), 2, 0)]), at(15_000));
     let next = schedule.next(at(15_000)).unwrap();
     assert!(next.since(at(15_000)) <= Duration::from_millis(10), "{next:?}");
     assert_eq!(schedule.begin(next), Some(key(1, 7)));
@@ -194,7 +204,7 @@ fn the_first_check_of_a_new_registration_is_the_next_however_many_repeats_are_ov
 #[test]
 fn who_waits_for_the_rate_is_told_when_it_lets_the_next_one_begin() {
     let mut schedule = Schedule::new(Rate::new(10.0, 2));
-    schedule.set(replicas(1, 3), at(1000));
+    set(&mut schedule, replicas(1, 3), at(1000));
     assert!(schedule.begin(at(1000)).is_some() && schedule.begin(at(1000)).is_some());
     assert_eq!((schedule.begin(at(1000)), schedule.next(at(1000))), (None, Some(at(1100))));
     assert_eq!((schedule.begin(at(1099)), schedule.next(at(1099))), (None, Some(at(1100))));
@@ -206,7 +216,7 @@ fn who_waits_for_the_rate_is_told_when_it_lets_the_next_one_begin() {
 fn those_who_wait_in_vain_take_no_time_from_the_others() {
     let mut schedule = unpaced();
     let hanging = replicas(1, 50_000);
-    schedule.set(hanging.chain([(key(2, 1), 1, 0)]), at(0));
+    set(&mut schedule, hanging.chain([(key(2, 1), 1, 0)]), at(0));
     while schedule.begin(at(0)).is_some() {}
     let began = std::time::Instant::now();
     for millis in 1..2_000 {
@@ -233,11 +243,11 @@ proptest! {
             match step {
                 0 => {
                     wanted.extend((0..replica).map(|replica| key(service, replica)));
-                    schedule.set(wanted.iter().map(|key| (key.clone(), 1, 0)), at(now));
+                    set(&mut schedule, wanted.iter().map(|key| (key.clone(), 1, 0)), at(now));
                 }
                 1 => {
                     wanted.remove(&key(service, replica));
-                    schedule.set(wanted.iter().map(|key| (key.clone(), 1, 0)), at(now));
+                    set(&mut schedule, wanted.iter().map(|key| (key.clone(), 1, 0)), at(now));
                 }
                 2 => while let Some(key) = schedule.begin(at(now)) {
                     prop_assert!(!under_way.contains(&key));
@@ -291,7 +301,7 @@ proptest! {
             (0..).zip(&sizes).flat_map(|(service, count)| replicas(service, *count)).collect();
         let (mut begun, mut seen) = (Vec::new(), BTreeSet::new());
         let (mut now, mut pending) = (at(1), wanted.len());
-        schedule.set(wanted.iter().cloned(), now);
+        set(&mut schedule, wanted.iter().cloned(), now);
         for (service, later) in joins.into_iter().chain([(0, 3000)]) {
             let end = now.plus(Duration::from_millis(later));
             for (at, key) in run(&mut schedule, now, end, Duration::from_millis(pause)) {
@@ -307,7 +317,7 @@ proptest! {
             prop_assert!(schedule.lateness(now) <= interval * u32::try_from(turns).unwrap());
             wanted.push((key(service, 100 + wanted.len()), 1, 0));
             pending += 1;
-            schedule.set(wanted.iter().cloned(), now);
+            set(&mut schedule, wanted.iter().cloned(), now);
         }
         // The model: a bucket that leaks one in each interval, and holds the burst.
         let (mut held, mut last) = (0.0, Tick::ORIGIN);

@@ -57,6 +57,7 @@ async fn what_changed_by_a_new_revision_is_told_with_it() {
     let (data_plane, mut stream) = reporting(&mut control_plane).await;
     let picked = data_plane.pick();
     let busy = picked.replica.key().replica.to_string();
+    data_plane.apply([replica(1), replica(2)]);
     data_plane.moved_to(2);
     let report = within_the_interval(&mut stream).await;
     assert_eq!((position(&report), inflight(&report)), (("e", 2), vec![(busy.as_str(), 1)]));

@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use super::Service;
 use crate::table::{
-    counters::{FallbackKind, ReplicaCounters, TunnelCounts},
+    counters::{FallbackKind, ReplicaCounters, Traffic, TunnelCounts},
     durations::Histogram,
 };
 
@@ -26,12 +26,12 @@ impl Service {
 
     /// A request for it begins: to be called by `worker` only, which says when it [ends](Service::request_ended).
     pub fn request_began(&self, worker: usize) {
-        self.requests_inflight.add(worker, 1);
+        self.requests_inflight.begin(worker);
     }
 
     /// A request for it has ended after so long, answered or not: to be called by the `worker` that began it.
     pub fn request_ended(&self, worker: usize, duration: Duration) {
-        self.requests_inflight.add(worker, -1);
+        self.requests_inflight.end(worker);
         self.request_durations.record(worker, duration);
     }
 
@@ -64,5 +64,20 @@ impl Service {
     pub fn attempts(&self) -> ReplicaCounters {
         let roster = self.roster();
         roster.replicas.iter().map(|replica| replica.counters()).fold(roster.gone, ReplicaCounters::plus)
+    }
+
+    /// Its requests and attempts so far: for who looks at many services, and has nothing to see where none came.
+    pub fn traffic(&self) -> Traffic {
+        Traffic(self.inflight.sum().wrapping_add(self.requests_inflight.sum()))
+    }
+
+    /// The same, and whatever else changes what its replicas show, but for time that passes.
+    pub fn activity(&self) -> Traffic {
+        Traffic(self.traffic().0.wrapping_add(self.stirred.load(Relaxed) << 32))
+    }
+
+    /// Something has changed of what a replica shows, and it was no request.
+    pub(super) fn stir(&self) {
+        self.stirred.fetch_add(1, Relaxed);
     }
 }

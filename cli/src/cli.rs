@@ -407,6 +407,7 @@ mod tests {
             "gwctl drain orders/r-1 --reason update --drain-timeout 10s --allow-last --wait 60s --author ana",
             "gwctl undrain orders/r-1",
             "gwctl breaker open orders/r-1 --reason broken --ttl 5m --node dp-1",
+            "gwctl breaker open orders/r-1 --reason broken --for 5m",
             "gwctl breaker close orders --all --reason broken --dry-run",
             "gwctl breaker reset orders --all --wait 0s",
             "gwctl breaker auto orders/r-1",

@@ -22,6 +22,8 @@ const CONTROL: u16 = 7400;
 const ADMIN: u16 = 7401;
 /// The name under which the data plane reports.
 const NODE: &str = "dp-1";
+/// Outcomes kept of each replica where the environment names no number: enough for `gwctl policy what-if` to answer.
+const RECORDED_OUTCOMES: u32 = 4096;
 
 /// Flags that say where both planes listen.
 #[derive(Debug, Clone, Args)]
@@ -251,6 +253,9 @@ async fn start_data(
     (args.static_file, args.no_cache, args.allow_fault_injection) = (None, false, true);
     // Who tries things out wants to see who answered.
     args.debug_headers = true;
+    if args.record_outcomes == 0 {
+        args.record_outcomes = RECORDED_OUTCOMES;
+    }
     args.cache_dir = Some(folder.join("cache"));
     data_plane::start(args.validate().map_err(blame_environment)?, stop).await
 }

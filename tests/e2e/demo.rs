@@ -102,6 +102,21 @@ async fn the_gwctl_lines_that_it_prints_work() {
 }
 
 #[tokio::test]
+async fn its_data_plane_records_what_other_rules_are_tried_on() {
+    let demo = Demo::start(&["--no-load"]).await;
+    let lines = demo.lines_to_paste("gwctl").await;
+    let what_if = lines.iter().find(|line| line.contains("what-if")).unwrap();
+    for _ in 0..3 {
+        assert_eq!(http1::get(demo.address("proxy"), "/client-service/hello").await.status(), 200);
+    }
+    let said = command::shell(&format!("{what_if} -o json"), &tools::path()).await.success();
+    let answer: Value = serde_json::from_str(&said).unwrap();
+    assert!(answer["unrecordingNodeIds"].as_array().is_none_or(Vec::is_empty), "{answer}");
+    assert_eq!(answer["nodeCount"], 1, "{answer}");
+    demo.end().await;
+}
+
+#[tokio::test]
 async fn the_curl_lines_that_it_prints_work_by_curl() {
     tools::curl();
     let demo = Demo::start(&["--no-load"]).await;

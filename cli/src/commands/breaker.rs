@@ -57,7 +57,7 @@ pub(crate) struct Force {
     #[command(flatten)]
     which: Which,
     /// It ends by itself after this, 1s to 24h
-    #[arg(long, default_value = "15m", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, visible_alias = "for", default_value = "15m", value_name = "DURATION", value_parser = humantime::parse_duration)]
     ttl: Duration,
     /// Why: shown for as long as it lasts
     #[arg(long, value_name = "TEXT")]

@@ -287,7 +287,8 @@ fn banner(addresses: &Addresses, members: &[Member]) -> String {
   Break something, and see that no request fails:
     kill -9 {pid}     # {first_id} comes back after {pause}
     curl -X POST 'http://{last_address}/fault/down?for=20s'     # or slow, reset, hang, off
-    {gwctl} describe replica {SERVICE}/{last_id}
+    {gwctl} explain {SERVICE}/{last_id}
+    {gwctl} policy what-if {SERVICE} breaker.consecutive_failure_count=2
 
 Ctrl-C stops.",
             pid = first.pid,

@@ -56,7 +56,7 @@ pub(crate) struct Set {
     #[arg(long, value_name = "NAME[=VALUE]")]
     header: Option<FaultHeader>,
     /// For how long, at most 24h
-    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long = "for", visible_alias = "ttl", value_name = "DURATION", value_parser = humantime::parse_duration)]
     lasting: Duration,
     /// Why, for those who look at it later
     #[arg(long, value_name = "TEXT")]

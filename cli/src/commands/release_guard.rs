@@ -26,7 +26,7 @@ pub(crate) struct Args {
     /// The service whose LOST replicas are really gone
     service: ServiceName,
     /// For how long the guard holds nothing of it, in the registry and in every data plane, 1s to 24h
-    #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, visible_alias = "for", default_value = "10m", value_name = "DURATION", value_parser = humantime::parse_duration)]
     ttl: Duration,
     #[command(flatten)]
     authorship: Authorship,

@@ -202,6 +202,7 @@ pub(crate) fn serve(
         panics: Arc::clone(&panics),
         refusals: Arc::clone(&refusals),
         addresses: Arc::new(Addresses::new(config.limits.connections_per_address)),
+        stale_resources: Arc::default(),
     };
     for (index, plain) in plain.into_iter().enumerate() {
         let (config, table, leave) = (Arc::clone(&config), Arc::clone(&table), leave.clone());

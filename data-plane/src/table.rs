@@ -70,7 +70,7 @@ use service::Newness;
 pub use transition::Transition;
 pub use view::{FailOpen, Unavailable};
 
-use crate::{clock::Moment, handles::Handles, routes::Routes, routing::Tick};
+use crate::{clock::Moment, routes::Routes, routing::Tick};
 use changes::{Changed, Changes};
 use departed::Departed;
 use directory::Directory;

@@ -360,6 +360,9 @@ async fn recorded_outcomes_say_what_a_breaker_would_have_done_by_other_rules() {
     }
     let stricter = gwctl(&gateway, "policy what-if orders timeout.connect=1s").await;
     assert_eq!(stricter.code(), 2, "only a breaker's rules can be replayed: {}", stricter.stderr);
+    let of_several = gwctl(&gateway, "policy what-if orders breaker.peer_latency_factor=3").await;
+    assert_eq!(of_several.code(), 2, "{}", of_several.stderr);
+    assert!(of_several.stderr.contains("is not replayed"), "{}", of_several.stderr);
     let out_of_range = gwctl(&gateway, "policy what-if orders breaker.failure_ratio=7").await;
     assert!(out_of_range.stderr.contains("breaker.failure_ratio"), "{}", out_of_range.stderr);
 }

@@ -10,6 +10,14 @@ use crate::{edge::Edge, observe::WhatIf, refusal::Refusal};
 /// Data planes have this long.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What a replay of each replica by itself cannot answer.
+const NOT_REPLAYED: [&str; 4] = [
+    "breaker.max_open_ratio",
+    "breaker.peer_latency_factor",
+    "breaker.fail_open_threshold",
+    "breaker.observe_only",
+];
+
 /// Asks them.
 pub(super) async fn ask(edge: &Edge, wire: v1::WhatIfRequest) -> Result<v1::WhatIfResponse, Refusal> {
     let mut check = Check::default();
@@ -50,5 +58,13 @@ fn parse(breaker: Option<v1::BreakerPolicy>) -> Result<Partial, Invalid> {
             "must set what would be otherwise, e.g. consecutive_failure_count",
         ));
     }
-    Ok(change)
+    // An answer by the others alone would read as if these changed nothing.
+    let left_out = change.settings().map(|(field, _)| field.path()).find(|path| NOT_REPLAYED.contains(path));
+    match left_out {
+        Some(path) => Err(Invalid::new(
+            path,
+            "is not replayed, for it goes by several replicas at once or keeps breakers from opening: leave it out",
+        )),
+        None => Ok(change),
+    }
 }

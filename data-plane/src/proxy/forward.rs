@@ -48,7 +48,7 @@ use super::{
     h1::{Length, frame, length_of_request},
     head::{
         RequestHead,
-        field_name::Name,
+        field_name::{Name, Names},
         forwarding::claimed_client,
         headers::{self, Onward},
         hints::CallerHints,
@@ -230,6 +230,10 @@ async fn answer(
         false => None,
     };
     frame(&mut head.fields, length);
+    if call_timeout.is_some() {
+        // Each attempt says what is left of it.
+        head.fields.remove(Names::of(&[Name::GrpcTimeout]));
+    }
     if let Some(upgrade) = &upgrade {
         upgrade.ask(&mut head.fields);
     }
@@ -474,7 +478,6 @@ impl Journey<'_> {
                 Ok(begun) => begun,
                 Err(none) => return self.give_up(none),
             };
-            self.tell_time();
             let tried = if self.may_hedge(&attempt) {
                 // Boxed, so that requests which do not hedge hold no room for it.
                 let Raced { tried, failed, proof } = Box::pin(self.race(attempt)).await;
@@ -521,14 +524,6 @@ impl Journey<'_> {
                     }
                 }
             }
-        }
-    }
-
-    /// Has the replica know what is left of a call's time.
-    fn tell_time(&mut self) {
-        if let Some(deadline) = self.call.and_then(|call| call.deadline) {
-            let left = grpc::timeout_text(deadline.since(self.worker.now()));
-            self.head.fields.set(Name::GrpcTimeout, left.as_bytes());
         }
     }
 

@@ -44,7 +44,10 @@ use super::{
         Caller, GatewayError,
         refusals::{Reason, Refusals},
     },
-    forward::{forward, stale::StaleAnswers},
+    forward::{
+        forward,
+        stale::{Resources, StaleAnswers},
+    },
     h1::{Buffers, Pipes, Unread},
     head::{
         RequestHead, field_name::Name, fields::Fields, forwarding::Forwarding, headers::Via,
@@ -79,6 +82,8 @@ pub(super) struct Shared {
     pub(super) refusals: Arc<Refusals>,
     /// Whose connections they have.
     pub(super) addresses: Arc<Addresses>,
+    /// Of what they keep the last good answers.
+    pub(super) stale_resources: Arc<Resources>,
 }
 
 /// What the requests of one worker share.
@@ -127,7 +132,10 @@ impl Worker {
             tick: Cell::new(clock.now()),
             pool: Pool::new(Rc::clone(&buffers), limits, Arc::clone(&config.upstream_tls), clock),
             replay_memory: ReplayMemory::new(limits.replay_memory / workers, limits.replay_bytes),
-            stale: Rc::new(RefCell::new(StaleAnswers::new(limits.stale_memory / workers))),
+            stale: Rc::new(RefCell::new(StaleAnswers::new(
+                limits.stale_memory / workers,
+                Arc::clone(&shared.stale_resources),
+            ))),
             buffers,
             flights: Flights::default(),
             deadlines: Deadlines::default(),

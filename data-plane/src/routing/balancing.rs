@@ -28,6 +28,8 @@ pub struct Draw {
     /// Whether its client sees the failure of whoever is asked, because nobody else may be asked then: it keeps away from what
     /// may fail it, see [`Breaker::spares_until`](crate::routing::Breaker::spares_until) and [`has_backlog`].
     pub is_unrepeatable: bool,
+    /// Whether another attempt of its request is under way: then it is nobody's probe, which has to come to a verdict.
+    pub is_beside: bool,
 }
 
 impl Draw {

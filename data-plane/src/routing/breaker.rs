@@ -63,6 +63,10 @@ use crate::routing::{
     sync::{AtomicU64, Ordering::Acquire},
 };
 
+/// How long a probe's answer is followed after its head before it counts as good: one that breaks off by then is a failure, and a
+/// stream that lasts for hours keeps no breaker half-open.
+pub const PROBE_BODY: Duration = Duration::from_secs(1);
+
 /// Whether and how traffic flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {

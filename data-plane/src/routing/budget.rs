@@ -44,12 +44,22 @@ impl Budget {
     ///
     /// Threads that ask at the same instant may exceed that by one each.
     pub fn try_retry(&self, worker: usize, now: Tick, ratio: f64) -> bool {
-        let (allowed, retries) = self.read(now, ratio);
-        let granted = retries + 1.0 <= allowed;
+        let granted = self.allows_retry(now, ratio);
         if granted {
-            self.windows.add(worker, now, Self::WINDOW, true);
+            self.retry(worker, now);
         }
         granted
+    }
+
+    /// Whether it bears another retry now.
+    pub fn allows_retry(&self, now: Tick, ratio: f64) -> bool {
+        let (allowed, retries) = self.read(now, ratio);
+        retries + 1.0 <= allowed
+    }
+
+    /// Takes a retry of that worker's out of it, whether it [bears](Self::allows_retry) that or not.
+    pub fn retry(&self, worker: usize, now: Tick) {
+        self.windows.add(worker, now, Self::WINDOW, true);
     }
 
     /// What is left of it.

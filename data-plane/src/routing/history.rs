@@ -36,6 +36,10 @@ pub enum Kind {
     Failure,
     /// The replica had no capacity for it.
     Overloaded,
+    /// It says nothing, but how slow the replica was.
+    Neutral,
+    /// None at all: the replica registered anew, as another process.
+    Renewal,
 }
 
 /// The ring.
@@ -61,17 +65,26 @@ impl History {
         Self { entries: (0..capacity.max(1)).map(|_| AtomicU64::new(0)).collect(), next: AtomicU64::new(0) }
     }
 
-    /// Records an outcome; a neutral one says nothing and is left out.
+    /// Records an outcome; one that says nothing, not even how slow the replica was, is left out.
     pub fn record(&self, heard: Heard, at: Tick) {
         let kind = match heard.outcome {
             Outcome::Success => Kind::Success,
             Outcome::Failure(_) => Kind::Failure,
             Outcome::Overloaded => Kind::Overloaded,
+            Outcome::Neutral if heard.latency.is_some() => Kind::Neutral,
             Outcome::Neutral => return,
         };
+        self.write(Recorded { at, kind, latency: heard.latency });
+    }
+
+    /// Records that the replica registered anew.
+    pub fn renewed(&self, at: Tick) {
+        self.write(Recorded { at, kind: Kind::Renewal, latency: None });
+    }
+
+    fn write(&self, entry: Recorded) {
         let place = self.next.fetch_add(1, Relaxed) % self.entries.len() as u64;
-        let entry = Recorded { at, kind, latency: heard.latency }.pack();
-        self.entries[place as usize].store(entry, Release);
+        self.entries[place as usize].store(entry.pack(), Release);
     }
 
     /// What it holds, oldest first.
@@ -89,12 +102,19 @@ impl History {
 }
 
 impl Recorded {
+    /// When its attempt began, as far as that is known: its replica had all of its request by then.
+    fn began(&self) -> Tick {
+        Tick::from_nanos(self.at.as_nanos().saturating_sub(nanos(self.latency.unwrap_or_default())))
+    }
+
     fn pack(self) -> u64 {
         let time = (self.at.as_nanos() >> TIME_UNIT) & ((1 << TIME_BITS) - 1);
         let kind = match self.kind {
             Kind::Success => 0,
             Kind::Failure => 1,
             Kind::Overloaded => 2,
+            Kind::Neutral => 3,
+            Kind::Renewal => 4,
         };
         IS_WRITTEN | kind << (TIME_BITS + LATENCY_BITS) | pack_latency(self.latency) << TIME_BITS | time
     }
@@ -102,14 +122,20 @@ impl Recorded {
     fn unpack(entry: u64) -> Self {
         Self {
             at: Tick::from_nanos((entry & ((1 << TIME_BITS) - 1)) << TIME_UNIT),
-            kind: match entry >> (TIME_BITS + LATENCY_BITS) & 0b11 {
+            kind: match entry >> (TIME_BITS + LATENCY_BITS) & 0b111 {
                 0 => Kind::Success,
                 1 => Kind::Failure,
-                _ => Kind::Overloaded,
+                2 => Kind::Overloaded,
+                3 => Kind::Neutral,
+                _ => Kind::Renewal,
             },
             latency: unpack_latency(entry >> TIME_BITS & ((1 << LATENCY_BITS) - 1)),
         }
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A small floating-point number of microseconds, rounded down; zero is none.
@@ -148,11 +174,14 @@ mod tests {
         history.record(success(None), at(1));
         history.record(Outcome::Failure(Fault::Reset).into(), at(2));
         history.record(Outcome::Neutral.into(), at(3));
+        let waited = Heard { outcome: Outcome::Neutral, latency: Some(Duration::from_millis(7)) };
+        history.record(waited, at(3));
+        history.renewed(at(3));
         let kinds = |history: &History| history.read().iter().map(|entry| entry.kind).collect::<Vec<_>>();
-        assert_eq!(kinds(&history), [Kind::Success, Kind::Failure]);
+        assert_eq!(kinds(&history), [Kind::Failure, Kind::Neutral, Kind::Renewal]);
         history.record(Outcome::Overloaded.into(), at(4));
         history.record(success(None), at(4));
-        assert_eq!(kinds(&history), [Kind::Failure, Kind::Overloaded, Kind::Success]);
+        assert_eq!(kinds(&history), [Kind::Renewal, Kind::Overloaded, Kind::Success]);
     }
 
     proptest! {

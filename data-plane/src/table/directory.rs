@@ -13,7 +13,8 @@ use arc_swap::ArcSwap;
 use foldhash::fast::RandomState;
 use gateway_proto::ServiceName;
 
-use super::{HeldService, Services, handles::Handles, service::Service};
+use super::{HeldService, Services, service::Service};
+use crate::handles::Handles;
 
 /// Of 10,000 services each has 40.
 const PARTS: usize = 256;

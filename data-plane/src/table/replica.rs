@@ -189,6 +189,9 @@ impl Replica {
         let learnt = &self.learnt;
         if spec.incarnation != self.spec().incarnation {
             learnt.breaker.reprobe(now);
+            if let Some(outcomes) = learnt.outcomes.get() {
+                outcomes.renewed(now);
+            }
             learnt.limit.forget();
             let before = self.counters();
             let mut memory = self.memory();

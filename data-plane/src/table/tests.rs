@@ -238,6 +238,23 @@ fn the_first_probe_is_a_request_that_may_be_sent_twice_if_one_comes_in_time() {
 }
 
 #[test]
+fn an_attempt_beside_another_is_nobodys_probe() {
+    let (_table, service, _) = table_of(&["a", "b"]);
+    let beside = Draw { is_unrepeatable: true, is_beside: true, ..Draw::default() };
+    trip(&service, START, "b");
+    let due = after(60_000);
+    for _ in 0..3 {
+        let picked = service.pick(0, due, &[], beside).unwrap();
+        assert_eq!(id_of(&picked.replica), "a");
+        service.settle(0, &picked.replica, picked.permit, Outcome::Success, due, 0.5);
+    }
+    let first = [service.replica(&ReplicaId::parse("a").unwrap()).unwrap()];
+    assert!(service.pick(0, due, &first, beside).is_err(), "there is only a probe left");
+    assert_eq!(state_of(&service, due, "b"), State::Open);
+    assert_eq!(ask(&service, due, Outcome::Success), "b", "others find it due");
+}
+
+#[test]
 fn a_service_that_gets_nothing_else_is_probed_by_what_must_not_be_sent_twice() {
     let (_table, service, _) = table_of(&["a", "b"]);
     let unrepeatable = Draw { is_unrepeatable: true, ..Draw::default() };

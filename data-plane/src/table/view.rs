@@ -29,7 +29,7 @@ use super::{checks::Standing, replica::Replica};
 use crate::{
     counts::Alone,
     handles::Handles,
-    routing::{Change, Draw, Permit, Rotation, State, Tick},
+    routing::{Change, Draw, PROBE_BODY, Permit, Rotation, State, Tick},
 };
 
 /// Why a service has nobody to ask.
@@ -241,6 +241,7 @@ impl View {
         inflight: impl FnOnce() -> u64,
     ) -> Result<Choice<'_>, Unavailable> {
         if !self.resting.is_empty()
+            && !draw.is_beside
             && let Some(probe) = self.probe(now, tried, draw)
         {
             return Ok(probe);
@@ -282,7 +283,7 @@ impl View {
         let rest = rest.or_else(|| self.stand_in(now, tried, draw));
         // Who seemed to take it has just been taken out: better a probe than nobody.
         let spent = || self.probe(now, tried, Draw { is_unrepeatable: false, ..draw });
-        let rest = rest.or_else(|| draw.is_unrepeatable.then(spent).flatten());
+        let rest = rest.or_else(|| (draw.is_unrepeatable && !draw.is_beside).then(spent).flatten());
         rest.ok_or_else(|| self.unavailable(now, tried))
     }
 
@@ -382,10 +383,10 @@ impl View {
         Some((replica, admission.permit, admission.change))
     }
 
-    /// How long a replica that has the whole request may take to its response head, by which a probe is judged. A
-    /// probe whose client sends slowly may lose its place to another; its result is void then.
+    /// How long a replica that has the whole request may take to its response head, and to what of its body a probe is judged
+    /// by, with time for whoever looks at that. A probe whose client sends slowly may lose its place to another; its result is void then.
     fn probe_lease(&self) -> Duration {
-        self.policy.timeout.connect + self.policy.timeout.per_try
+        self.policy.timeout.connect + self.policy.timeout.per_try + 2 * PROBE_BODY
     }
 
     /// Whether the replica may have another request in flight.

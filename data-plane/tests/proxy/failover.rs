@@ -2,9 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use data_plane::routing::State;
+use data_plane::routing::{Draw, Fault, Outcome, State};
 use gateway_proto::Policy;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::harness::{
     Act, Dead, Gateway, Replica, body, eventually, field, ok, raw_replica, read_message, respond, status,
@@ -351,6 +354,76 @@ async fn a_replica_that_comes_back_is_probed_by_one_request_at_a_time() {
     }
     assert_eq!(answers.iter().filter(|answer| *answer == "back").count(), 2, "two probes close it");
     server.abort();
+}
+
+/// Opens the breaker of the only replica.
+fn trip(gateway: &Gateway) {
+    let (service, now) = (gateway.service(), gateway.clock.now());
+    let picked = service.pick(0, now, &[], Draw::default()).unwrap();
+    service.settle(0, &picked.replica, picked.permit, Outcome::Failure(Fault::Reset), now, 0.5);
+    assert_eq!(states(gateway), [State::Open]);
+}
+
+fn at_once() -> Policy {
+    let mut policy = Policy::default();
+    policy.breaker.consecutive_failure_count = 1;
+    policy.breaker.half_open_success_count = 1;
+    policy.breaker.base_open = Duration::from_millis(10);
+    policy.breaker.max_open = Duration::from_millis(10);
+    policy
+}
+
+/// Asks until a request is let through, as a probe, and reads no more of its answer than that it looks good.
+async fn probe(gateway: &Gateway) -> TcpStream {
+    loop {
+        let (mut client, mut status) = (gateway.connect().await, [0; 12]);
+        client.write_all(b"GET /orders/ HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
+        client.read_exact(&mut status).await.unwrap();
+        if &status == b"HTTP/1.1 200" {
+            return client;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_probe_whose_body_breaks_off_is_a_failure() {
+    let address = raw_replica(|mut stream| async move {
+        let _ = read_message(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 400000\r\n\r\n12").await;
+    })
+    .await;
+    let gateway = Gateway::start(&[address], at_once()).await;
+    trip(&gateway);
+    let _client = probe(&gateway).await;
+    eventually("its verdict is there", || gateway.service().replicas()[0].counters().failures == 2).await;
+    assert_eq!(states(&gateway), [State::Open]);
+}
+
+#[tokio::test]
+async fn a_probe_that_streams_passes_by_time_although_its_client_reads_nothing_of_it() {
+    let address = raw_replica(|mut stream| async move {
+        let _ = read_message(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n").await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let gateway = Gateway::start(&[address], at_once()).await;
+    trip(&gateway);
+    let _client = probe(&gateway).await;
+    assert_eq!(states(&gateway), [State::HalfOpen], "it may yet break off");
+    eventually("it has passed", || states(&gateway) == [State::Closed]).await;
+}
+
+#[tokio::test]
+async fn a_replicas_own_failure_says_why_there_was_no_other_attempt() {
+    let replicas =
+        [Replica::start(|_, _| respond(503, "no")).await, Replica::start(|_, _| respond(503, "no")).await];
+    let gateway = Gateway::start(&[replicas[0].address, replicas[1].address], Policy::default()).await;
+    let told = |response: &str| field(response, "proxy-status").unwrap();
+    let posted = told(&gateway.post("/orders/", "x").await);
+    assert!(posted.ends_with("; received-status=503; retry-denied=not_idempotent"), "{posted}");
+    let got = told(&gateway.get("/orders/").await);
+    assert!(got.ends_with("; received-status=503; retry-denied=no_other_replica"), "{got}");
 }
 
 #[tokio::test]

@@ -249,6 +249,35 @@ async fn the_last_good_answer_to_the_same_request_stands_in_and_says_how_old_it_
 }
 
 #[tokio::test]
+async fn what_was_changed_or_is_gone_is_nobody_s_last_good_answer() {
+    let private = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\ncache-control: private\r\n\r\nmine";
+    for (method, then, is_given) in [
+        ("DELETE", "HTTP/1.1 204 No Content\r\n\r\n", false),
+        ("POST", "HTTP/1.1 201 Created\r\ncontent-length: 0\r\n\r\n", false),
+        ("POST", "HTTP/1.1 409 Conflict\r\ncontent-length: 0\r\n\r\n", true),
+        ("GET", "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", false),
+        ("GET", "HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n", true),
+        ("GET", private, false),
+    ] {
+        let replica = Replica::start(move |number, _| match number {
+            0 => Act::Send("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\ngood!".into()),
+            1 => Act::Send(then.into()),
+            _ => respond(503, "broken"),
+        })
+        .await;
+        let gateway = Gateway::start(&[replica.address], stale_answers()).await;
+        assert_eq!(body(&gateway.get("/orders/1").await), "good!");
+        let request = format!(
+            "{method} /orders/1 HTTP/1.1\r\nhost: gw\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+        );
+        let changed = gateway.send(&request).await;
+        assert!(changed.starts_with(&then[..12]), "{changed}");
+        let last = gateway.get("/orders/1").await;
+        assert_eq!(status(&last) == 200, is_given, "{method} {then:?}: {last}");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_in_chunks_is_kept_and_one_that_broke_off_or_has_trailers_is_not() {
     for (answer, is_kept) in [
         ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\ngood!\r\n0\r\n\r\n", true),

@@ -226,6 +226,31 @@ async fn a_replica_is_told_what_is_left_of_a_calls_time() {
 }
 
 #[tokio::test]
+async fn a_replica_that_is_asked_beside_another_is_told_what_is_left_by_then() {
+    let hanging = H2Replica::start(h2::server::Builder::new(), |_, body, answering| async move {
+        let _held = answering;
+        read(body).await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let good = answering("0").await;
+    let mut policy = Policy::default();
+    policy.retry.methods = Methods::parse(["POST"]).unwrap();
+    policy.retry.hedge_methods = policy.retry.methods;
+    policy.retry.hedge_delay = Duration::from_millis(500);
+    let gateway = Gateway::start_to(vec![hanging.endpoint(), good.endpoint()], Arc::default(), policy);
+    call(&gateway, "/orders/x", &[("grpc-timeout", "20S")]).await;
+    let left = |replica: &H2Replica| {
+        let seen = replica.seen();
+        let text = seen[0].headers["grpc-timeout"].to_str().unwrap().to_owned();
+        assert_eq!(seen[0].headers.get_all("grpc-timeout").iter().count(), 1);
+        text.strip_suffix('u').expect(&text).parse::<u64>().unwrap()
+    };
+    let (first, beside) = (left(&hanging), left(&good));
+    assert!(beside + 500_000 <= first, "{beside} of {first}");
+}
+
+#[tokio::test]
 async fn a_call_ends_with_its_time_and_nobody_but_the_caller_chose_that() {
     let replica = H2Replica::start(h2::server::Builder::new(), |number, body, mut answering| async move {
         read(body).await;

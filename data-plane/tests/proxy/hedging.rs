@@ -286,6 +286,22 @@ async fn peak_ewma_learns_of_those_that_are_outrun() {
 }
 
 #[tokio::test]
+async fn company_that_finds_no_place_takes_nothing_from_the_retry_budget() {
+    let replicas =
+        [late(Duration::from_millis(200), ok("a")).await, late(Duration::from_millis(200), ok("b")).await];
+    let mut policy = hedging();
+    policy.concurrency.max_per_replica = 1;
+    policy.concurrency.max_pending = 0;
+    let gateway = Gateway::start(&replicas, policy).await;
+    let (one, other) = tokio::join!(gateway.get("/orders/"), gateway.get("/orders/"));
+    for response in [one, other] {
+        assert_eq!((status(&response), field(&response, "x-gw-attempts").as_deref()), (200, Some("1")));
+    }
+    let view = gateway.service().budget().view(gateway.clock.now(), policy.retry.budget_ratio);
+    assert!(view.used.abs() < f64::EPSILON, "{view:?}");
+}
+
+#[tokio::test]
 async fn a_probe_has_no_company() {
     let hanging = Replica::start(|_, _| Act::Hang).await;
     let good = Replica::start(|_, _| ok("good")).await;

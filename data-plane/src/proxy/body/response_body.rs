@@ -201,6 +201,11 @@ impl UpstreamBody {
         }
     }
 
+    /// Has a probe pass whose time to break off is over. Yields when that will be, if it is still to come.
+    pub(in crate::proxy) fn pass(&mut self) -> Option<Tick> {
+        self.open.as_mut().and_then(|(_, attempt)| attempt.pass())
+    }
+
     /// Settles the attempt at once when there is nothing (more) to come.
     pub(in crate::proxy) fn settle_if_ended(&mut self) {
         if self.open.as_ref().is_some_and(|(link, _)| link.is_end_stream()) {

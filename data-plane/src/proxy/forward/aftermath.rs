@@ -7,7 +7,16 @@ use http::StatusCode;
 
 use super::{Ended, Ending, Journey, place::NoAttempt, pushback};
 use crate::{
-    proxy::{body::response_body::Answer, errors::GatewayError, head::RequestHead, trail::Trail},
+    proxy::{
+        body::response_body::Answer,
+        errors::GatewayError,
+        head::{
+            RequestHead,
+            field_name::{Name, Names},
+            fields::Fields,
+        },
+        trail::Trail,
+    },
     routing::{
         Fault, Outcome,
         retry::{Progress, Proof, Pushback, RequestFacts, Stop, Verdict, decide, may_repeat},
@@ -77,7 +86,13 @@ impl Journey<'_> {
     pub(super) fn end(&mut self, stop: Stop, otherwise: GatewayError) -> Ending {
         let Some(ended) = self.last.take() else { return Err(otherwise) };
         self.service.counters().stopped(self.worker.index(), stop);
-        ended.answer(stop)
+        let mut ending = ended.answer(stop);
+        if let Ok(answer) = &mut ending
+            && self.worker.shows_replica()
+        {
+            deny(&mut answer.head.fields, stop);
+        }
+        ending
     }
 
     /// Refuses an answer that its client would take for a switch of protocols that it is not.
@@ -161,6 +176,18 @@ impl Ended {
             Self::CannotSwitch => Err(GatewayError::CannotSwitch(stop)),
             Self::NoPort => Err(GatewayError::NoPort(stop)),
         }
+    }
+}
+
+/// Says beside what the gateway tells of a replica's answer why there was no other attempt.
+#[cold]
+fn deny(fields: &mut Fields, stop: Stop) {
+    let mut told: Vec<_> = fields.get_all(Name::ProxyStatus).map(<[u8]>::to_vec).collect();
+    // The last is the gateway's own.
+    if let Some(own) = told.last_mut() {
+        own.extend_from_slice(format!("; retry-denied={}", stop.as_str()).as_bytes());
+        fields.remove(Names::of(&[Name::ProxyStatus]));
+        told.iter().for_each(|value| fields.append(Name::ProxyStatus, value));
     }
 }
 

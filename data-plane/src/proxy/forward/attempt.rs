@@ -4,7 +4,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc, task::Waker, time::Duration};
 
 use crate::{
     proxy::{body::response_body::UpstreamBody, head::request_id::RequestId, upstream::Link, worker::Worker},
-    routing::{Draw, Fault, Heard, Origin, Outcome, Permit, Tick},
+    routing::{Draw, Fault, Heard, Origin, Outcome, PROBE_BODY, Permit, Tick},
     table::{HeldService, Picked, Replica, TunnelCounts, Unavailable, Waiting},
 };
 
@@ -27,6 +27,8 @@ pub(in crate::proxy) struct Attempt {
     awaits_head: bool,
     /// How long the replica took to it, by which it is judged.
     latency: Option<Duration>,
+    /// When a probe whose answer goes on passes, whatever is still to come of it.
+    passes_at: Tick,
     /// Its place among the worker's attempts.
     place: usize,
 }
@@ -79,6 +81,7 @@ impl Attempt {
             linked: began,
             awaits_head: true,
             latency: None,
+            passes_at: Tick::NEVER,
             place: worker.flights().begin(request_id),
         }
     }
@@ -115,12 +118,12 @@ impl Attempt {
 
     /// The response's body goes on from here, and is cut when the replica's drain is over.
     pub(in crate::proxy) fn streams(&self, body: &Rc<RefCell<UpstreamBody>>) {
-        self.worker.flights().streams(self.place, body);
+        self.worker.flights().streams(self.place, body, self.passes_at);
     }
 
     /// The task that moves the response is about to wait.
     pub(in crate::proxy) fn waits(&self, by: &Waker) {
-        self.worker.flights().waits(self.place, Tick::NEVER, by);
+        self.worker.flights().waits(self.place, self.passes_at, by);
     }
 
     /// Whether a breaker lets it through to find out how the replica is.
@@ -141,13 +144,31 @@ impl Attempt {
     /// The response head has come and stands for `outcome`; the replica could have the whole request at `since`.
     /// `says_all` unless the head of a success says nothing of how a call goes.
     ///
-    /// What is no success is settled at once. So is a probe, because a stream that lasts for hours must not keep the
-    /// breaker half-open. Any other success waits for the end of the body, which may yet break off.
+    /// What is no success is settled at once. A success waits for the end of the body, which may yet break off; but a probe
+    /// not for long, because a stream that lasts for hours must not keep the breaker half-open.
     pub(in crate::proxy) fn answered(&mut self, outcome: Outcome, since: Tick, says_all: bool) {
         self.hear(outcome, since);
-        if outcome != Outcome::Success || says_all && self.is_probe() {
+        if outcome != Outcome::Success {
             self.settle(outcome);
+        } else if says_all {
+            self.passes_soon();
         }
+    }
+
+    /// A probe whose answer looks good so far has [`PROBE_BODY`] left to break off.
+    fn passes_soon(&mut self) {
+        if self.is_probe() && self.passes_at == Tick::NEVER {
+            self.passes_at = self.worker.now().plus(PROBE_BODY);
+        }
+    }
+
+    /// When it passes as a probe, if it does so by time alone and has not yet: to be asked again then.
+    pub(in crate::proxy) fn pass(&mut self) -> Option<Tick> {
+        if self.passes_at <= self.worker.now() {
+            self.passes_at = Tick::NEVER;
+            self.settle(Outcome::Success);
+        }
+        (self.passes_at < Tick::NEVER).then_some(self.passes_at)
     }
 
     /// Nobody waits for its response head any longer, which the replica could have sent from `since` on: the caller has left, or
@@ -185,8 +206,9 @@ impl Attempt {
 
     /// Something of the answer to a call has come: as good as a head that says all.
     pub(in crate::proxy) fn got_message(&mut self) {
-        if self.is_probe() {
-            self.settle(Outcome::Success);
+        if self.is_probe() && self.passes_at == Tick::NEVER {
+            self.passes_soon();
+            self.worker.flights().is_due(self.place, self.passes_at);
         }
     }
 

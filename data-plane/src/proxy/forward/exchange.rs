@@ -322,7 +322,8 @@ impl Journey<'_> {
     fn outgoing(&self, number: usize) -> Outgoing<'_, RequestBody> {
         let expects_continue = self.expects_continue && !self.source.has_begun();
         let trace = self.trail.and_then(|trail| trail.traceparent(number));
-        let hints = AttemptHints { attempt: number, time: self.time_left(), trace };
+        let call = self.call.and_then(|call| call.deadline).map(|deadline| deadline.since(self.worker.now()));
+        let hints = AttemptHints { attempt: number, time: self.time_left(), call, trace };
         let body = self.source.attempt();
         Outgoing { head: &self.head, length: self.length, body, expects_continue, hints }
     }

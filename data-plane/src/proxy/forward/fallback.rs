@@ -4,7 +4,7 @@
 use std::{mem, time::Duration};
 
 use bytes::Bytes;
-use gateway_proto::policy::{Fallback, RequestRules};
+use gateway_proto::policy::{Fallback, Methods, RequestRules};
 use http::StatusCode;
 
 use super::{
@@ -30,16 +30,32 @@ impl Journey<'_> {
         fallback.is_any() && self.upgrade.is_none() && self.is_failure(ending, fallback)
     }
 
-    /// Has a good answer kept, for when nobody gives another.
+    /// Has a good answer kept, for when nobody gives another, in place of what it shows to be so no more.
     pub(super) fn keep(&self, ending: &Ending) {
         let Ok(Answer { head, body: ResponseBody::Replica(body), .. }) = ending else { return };
+        let (stale, now) = (self.worker.stale(), self.worker.now());
+        if !Methods::SAFE.has(self.head.method.as_str()) {
+            if stale::withdraws(head.status, true) {
+                stale.borrow().withdraw(stale::resource(self.service.id(), &self.head), now);
+            }
+            return;
+        }
         let Some(asked) = self.stale_asked() else { return };
+        let may_be_kept = stale::may_keep(head).is_some_and(|terms| asked.lets(terms));
+        if !may_be_kept {
+            // Of what may be somebody's own, nothing follows for others; and of one that is merely not kept, nothing for those that are.
+            let says_no = head.status != StatusCode::OK || stale::forbids(&head.fields);
+            if asked.is_anybodys && says_no && stale::withdraws(head.status, false) {
+                stale.borrow().withdraw(asked.key.resource, now);
+            }
+            return;
+        }
         let mut body = body.borrow_mut();
         let length = body.size_hint().exact();
         if body.ends_by_close() {
             return;
         }
-        if let Some(copying) = Copying::begin(self.worker.stale(), asked, head, length, self.worker.now()) {
+        if let Some(copying) = Copying::begin(stale, asked, head, length, now) {
             body.copy(copying);
         }
     }

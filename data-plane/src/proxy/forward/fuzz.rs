@@ -10,7 +10,7 @@ use super::{affinity, grpc, pushback, route, stale};
 use crate::{
     proxy::{
         fuzz::{cases, fields, noise},
-        head::ResponseHead,
+        head::{ResponseHead, hints::timeout_text},
     },
     routing::{balancing::hash, retry::Pushback},
 };
@@ -47,7 +47,7 @@ fn a_call_has_as_much_time_as_its_timeout_says_and_the_next_one_no_more() {
         assert_eq!(read.ok().flatten().map(|time| time.as_nanos()), expected, "{text:?}");
 
         let left = Duration::from_nanos(random.random::<u64>() >> random.random_range(0..64));
-        let told = grpc::timeout_text(left);
+        let told = timeout_text(left);
         let told = grpc::timeout(&fields([("grpc-timeout", &*told)])).unwrap().unwrap();
         assert!(told <= left.max(Duration::from_micros(1)), "{told:?} of {left:?}");
         assert!(

@@ -101,15 +101,6 @@ pub(in crate::proxy) fn timeout(fields: &Fields) -> Result<Option<Duration>, &'s
         .ok_or("the request's grpc-timeout is not one to eight digits and one of H, M, S, m, u and n")
 }
 
-/// What is left of a call's time, as a `grpc-timeout` has it. Never more than there is, and never zero.
-pub(in crate::proxy) fn timeout_text(left: Duration) -> String {
-    const MAX: u128 = 99_999_999;
-    let units = [(left.as_micros(), 'u'), (left.as_millis(), 'm'), (left.as_secs().into(), 'S')];
-    let fitting = units.into_iter().find(|(number, _)| *number <= MAX);
-    let (number, unit) = fitting.unwrap_or((u128::from(left.as_secs() / 3600).min(MAX), 'H'));
-    format!("{}{unit}", number.max(1))
-}
-
 /// Until when a call may take, if its client says.
 pub(in crate::proxy) fn deadline(began: Tick, timeout: Option<Duration>) -> Option<Tick> {
     timeout.map(|timeout| began.plus(timeout))
@@ -132,6 +123,7 @@ fn percent_encoded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::head::hints::timeout_text;
 
     fn of(name: Name, value: &str) -> Fields {
         let mut fields = Fields::default();

@@ -173,17 +173,16 @@ impl Journey<'_> {
     /// to ask, with a place that is free.
     fn begin_beside(&self, asked: &[Arc<Replica>]) -> Option<Attempt> {
         let is_whole = matches!(self.source.arrival(), Arrival::Whole(_)) && self.source.is_replayable();
-        let now = self.worker.now();
-        if !is_whole || !self.service.has_untried(now, asked) {
+        let (budget, now) = (self.service.budget(), self.worker.now());
+        if !is_whole || !budget.allows_retry(now, self.policy.retry.budget_ratio) {
             return None;
         }
-        if !self.service.budget().try_retry(self.worker.index(), now, self.policy.retry.budget_ratio) {
-            return None;
-        }
-        // As one that is to find nothing out: a probe would be given back, and have done nothing.
-        let draw = Draw { is_unrepeatable: true, ..self.draw() };
-        let begun = Attempt::begin(&self.worker, &self.service, asked, draw, self.request_id);
-        begun.ok().filter(|attempt| !attempt.is_probe())
+        // It keeps away from where requests pile up: it is to be quick.
+        let draw = Draw { is_unrepeatable: true, is_beside: true, ..self.draw() };
+        let attempt = Attempt::begin(&self.worker, &self.service, asked, draw, self.request_id).ok()?;
+        // Only now, when it is sure that it is sent.
+        budget.retry(self.worker.index(), now);
+        Some(attempt)
     }
 
     /// Cancels those that another was quicker than.

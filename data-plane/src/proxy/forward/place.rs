@@ -54,7 +54,7 @@ impl Journey<'_> {
     /// What its next pick goes by.
     pub(super) fn draw(&self) -> Draw {
         let is_unrepeatable = !self.is_idempotent || self.hints.retries == Some(0);
-        Draw { random: self.worker.random(), key: self.key, is_unrepeatable }
+        Draw { random: self.worker.random(), key: self.key, is_unrepeatable, is_beside: false }
     }
 
     async fn begin_in_turn(&self) -> Result<Attempt, NoAttempt> {

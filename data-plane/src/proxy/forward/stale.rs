@@ -6,12 +6,14 @@
 //! there is no room, the service gives way whose answers take most, and of them what was kept first. So no service puts out what
 //! another one has, as long as that has less.
 
+mod resources;
 mod rules;
 
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet, HashMap},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -25,8 +27,10 @@ use crate::{
     routing::Tick,
 };
 
+use resources::Held;
+pub(in crate::proxy) use resources::Resources;
 pub(in crate::proxy) use rules::{AGE, Asked, Key, asked};
-pub(super) use rules::{Terms, age, may_keep};
+pub(super) use rules::{Terms, age, forbids, may_keep, resource, withdraws};
 
 /// The longest body that is kept.
 const MAX_BODY: usize = 1 << 20;
@@ -47,6 +51,7 @@ pub(in crate::proxy) struct Kept {
     age: Duration,
     /// What its replica lets be done with it.
     terms: Terms,
+    held: Rc<Held>,
 }
 
 impl Kept {
@@ -56,7 +61,9 @@ impl Kept {
     }
 
     fn is_usable(&self, asked: &Asked, now: Tick, max_age: Duration) -> bool {
-        asked.lets(self.terms) && self.age(now) <= max_age.min(self.terms.allowed)
+        asked.lets(self.terms)
+            && self.age(now) <= max_age.min(self.terms.allowed)
+            && !self.held.is_withdrawn()
     }
 }
 
@@ -73,6 +80,7 @@ pub(in crate::proxy) struct StaleAnswers {
     /// Services by what their answers take.
     by_size: BTreeSet<(usize, u64)>,
     next: u64,
+    resources: Arc<Resources>,
 }
 
 /// What is kept of one service.
@@ -83,10 +91,15 @@ struct Shelf {
 }
 
 impl StaleAnswers {
-    /// Keeps so many bytes at most.
-    pub(in crate::proxy) fn new(limit: usize) -> Self {
+    /// Keeps so many bytes at most, beside others that keep answers to the same resources.
+    pub(in crate::proxy) fn new(limit: usize, resources: Arc<Resources>) -> Self {
         let (by_key, by_service, by_size) = (HashMap::new(), HashMap::new(), BTreeSet::new());
-        Self { limit, size: 0, copying: 0, by_key, by_service, by_size, next: 0 }
+        Self { limit, size: 0, copying: 0, by_key, by_service, by_size, next: 0, resources }
+    }
+
+    /// No answer to this resource that has come by now is to be used any more, whoever keeps it.
+    pub(in crate::proxy) fn withdraw(&self, resource: u64, now: Tick) {
+        self.resources.withdraw(resource, now);
     }
 
     /// The last good answer to such a request, if it is no older than that, and than its replica allows.
@@ -165,6 +178,7 @@ pub(in crate::proxy) struct Copying {
     body: BytesMut,
     at: Tick,
     terms: Terms,
+    held: Rc<Held>,
     /// What it has taken of the room for copies.
     room: usize,
 }
@@ -184,10 +198,11 @@ impl Copying {
         if !answers.borrow_mut().take_room(length) {
             return None;
         }
+        let held = Rc::new(answers.borrow().resources.hold(asked.key.resource, now));
         let (answers, body) = (Rc::clone(answers), BytesMut::with_capacity(length));
         let mut head = head.clone();
         head.fields.remove(OF_ONE_REQUEST);
-        Some(Self { answers, key: asked.key, head, body, at: now, terms, room: length })
+        Some(Self { answers, key: asked.key, head, body, at: now, terms, held, room: length })
     }
 
     /// More of its body. False when it has more than it should, or there is no room for it.
@@ -206,7 +221,8 @@ impl Copying {
     pub(in crate::proxy) fn end(self) {
         // A copy of its own length: what grew by and by has room to spare.
         let (body, head) = (Bytes::copy_from_slice(&self.body), self.head.clone());
-        let kept = Kept { age: age(&head.fields), head, body, at: self.at, terms: self.terms };
+        let (terms, held) = (self.terms, Rc::clone(&self.held));
+        let kept = Kept { age: age(&head.fields), head, body, at: self.at, terms, held };
         self.answers.borrow_mut().put(self.key.clone(), kept);
     }
 }

@@ -19,6 +19,8 @@ pub(in crate::proxy) struct AttemptHints {
     pub(in crate::proxy) attempt: usize,
     /// How long this gateway waits for the response head once the whole request is sent.
     pub(in crate::proxy) time: Duration,
+    /// What is left of its call, if that has an end: as attempts begin one after the other, also beside each other, each has less.
+    pub(in crate::proxy) call: Option<Duration>,
     /// Its span, if the request is traced.
     pub(in crate::proxy) trace: Option<Traceparent>,
 }
@@ -34,17 +36,31 @@ impl AttemptHints {
         out.extend_from_slice(b"\r\nx-gw-timeout-ms: ");
         out.extend_from_slice(decimal(millis, &mut digits));
         out.extend_from_slice(b"\r\n");
+        if let Some(left) = self.call {
+            out.extend_from_slice(b"grpc-timeout: ");
+            out.extend_from_slice(timeout_text(left).as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
         if let Some(trace) = self.trace {
             out.extend_from_slice(format!("{}: {trace}\r\n", Traceparent::NAME).as_bytes());
         }
     }
 
-    /// Names and values, but for the span.
+    /// Names and values, but for the call's time and the span.
     pub(in crate::proxy) fn fields(self) -> [(&'static str, u64); 2] {
         // Zero would say that nobody waits.
         let millis = u64::try_from(self.time.as_millis()).unwrap_or(u64::MAX).max(1);
         [("x-gw-attempt", self.attempt as u64), ("x-gw-timeout-ms", millis)]
     }
+}
+
+/// What is left of a call's time, as a `grpc-timeout` has it. Never more than there is, and never zero.
+pub(in crate::proxy) fn timeout_text(left: Duration) -> String {
+    const MAX: u128 = 99_999_999;
+    let units = [(left.as_micros(), 'u'), (left.as_millis(), 'm'), (left.as_secs().into(), 'S')];
+    let fitting = units.into_iter().find(|(number, _)| *number <= MAX);
+    let (number, unit) = fitting.unwrap_or((u128::from(left.as_secs() / 3600).min(MAX), 'H'));
+    format!("{}{unit}", number.max(1))
 }
 
 /// What a caller asks for one request, within what the service's policy allows.
@@ -93,7 +109,7 @@ mod tests {
     fn an_attempt_says_which_it_is_and_how_long_it_may_take() {
         let written = |attempt, time| {
             let mut out = Vec::new();
-            let hints = AttemptHints { attempt, time, trace: None };
+            let hints = AttemptHints { attempt, time, call: None, trace: None };
             hints.write_to(&mut out);
             let text = String::from_utf8(out).unwrap();
             let lines = hints.fields().map(|(name, value)| format!("{name}: {value}\r\n"));
@@ -102,6 +118,15 @@ mod tests {
         };
         assert_eq!(written(1, Duration::from_secs(10)), "x-gw-attempt: 1\r\nx-gw-timeout-ms: 10000\r\n");
         assert_eq!(written(12, Duration::from_micros(1)), "x-gw-attempt: 12\r\nx-gw-timeout-ms: 1\r\n");
+    }
+
+    #[test]
+    fn an_attempt_of_a_call_says_what_is_left_of_that() {
+        let mut out = Vec::new();
+        let (time, call) = (Duration::from_secs(1), Some(Duration::from_millis(640)));
+        AttemptHints { attempt: 2, time, call, trace: None }.write_to(&mut out);
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text, "x-gw-attempt: 2\r\nx-gw-timeout-ms: 1000\r\ngrpc-timeout: 640000u\r\n");
     }
 
     fn asked(lines: &[(&str, &str)]) -> Result<CallerHints, GatewayError> {

@@ -91,22 +91,41 @@ impl Flights {
         }
     }
 
-    /// Wakes those who wait until `now` or less.
+    /// Has the attempt be looked at from then on, whether its task moves or not.
+    pub(in crate::proxy) fn is_due(&self, place: usize, at: Tick) {
+        if let Place::Taken { due, .. } = &mut self.places.borrow_mut().all[place] {
+            *due = at;
+        }
+    }
+
+    /// Wakes those who wait until `now` or less. Of those whose response streams, probes [pass](UpstreamBody::pass), also where
+    /// nobody reads on.
     pub(in crate::proxy) fn wake_due(&self, now: Tick) {
-        for place in &mut self.places.borrow_mut().all {
-            if let Place::Taken { due, waker, .. } = place
+        let mut streaming = Vec::new();
+        for (index, place) in self.places.borrow_mut().all.iter_mut().enumerate() {
+            if let Place::Taken { due, waker, body } = place
                 && *due <= now
             {
                 *due = Tick::NEVER;
-                waker.iter().for_each(Waker::wake_by_ref);
+                match body.upgrade() {
+                    Some(body) => streaming.push((index, body)),
+                    None => waker.iter().for_each(Waker::wake_by_ref),
+                }
+            }
+        }
+        for (index, body) in streaming {
+            let passes_at = body.borrow_mut().pass();
+            if let Some(at) = passes_at {
+                self.is_due(index, at);
             }
         }
     }
 
-    /// The attempt's response head has come, and this is its body.
-    pub(in crate::proxy) fn streams(&self, place: usize, streaming: &Rc<RefCell<UpstreamBody>>) {
-        if let Place::Taken { body, .. } = &mut self.places.borrow_mut().all[place] {
+    /// The attempt's response head has come, and this is its body, to be looked at from then on.
+    pub(in crate::proxy) fn streams(&self, place: usize, streaming: &Rc<RefCell<UpstreamBody>>, from: Tick) {
+        if let Place::Taken { body, due, .. } = &mut self.places.borrow_mut().all[place] {
             *body = Rc::downgrade(streaming);
+            *due = from;
         }
     }
 

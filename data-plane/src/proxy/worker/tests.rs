@@ -2,6 +2,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -49,7 +50,7 @@ pub(in crate::proxy) fn worker_as(
     configure(&mut config);
     let panics = Arc::new(PanicCounts::default());
     let (refusals, addresses) = (Arc::new(Refusals::new(1)), Arc::new(Addresses::new(None)));
-    let shared = Shared { panics: panics.clone(), refusals, addresses };
+    let shared = Shared { panics: panics.clone(), refusals, addresses, stale_resources: Arc::default() };
     let worker = Worker::new(0, Arc::new(config), table, Clock::new(), shared, Arc::default());
     (Rc::new(worker), panics)
 }

@@ -48,23 +48,44 @@ impl Replayed {
 /// Jitter that changes no open time.
 const NO_JITTER: f64 = 0.5;
 
-/// Feeds a closed breaker with the outcomes, oldest first. One replica alone: rules that compare peers, or that bound how
-/// many are open, hold nothing back here.
+/// How long a probe may take here: it ends when it really did.
+const LEASE: Duration = Duration::from_secs(3600);
+
+/// Feeds a closed breaker with the attempts, each from its beginning to its outcome: what was under way when it opened has been
+/// sent, and says nothing of it any more. One replica alone: rules that compare peers, or that bound how many are open, hold nothing
+/// back here, nor do others that are open have it rest for less.
 pub fn replay(history: &[Recorded], policy: &policy::Breaker) -> Replayed {
     let breaker = Breaker::new();
     let policy = policy::Breaker { observe_only: false, peer_latency_factor: 0.0, ..*policy };
+    let mut begun: Vec<_> = history.iter().map(Recorded::began).zip(0..).collect();
+    begun.sort_unstable();
+    let mut begun = begun.into_iter().peekable();
+    let mut permits: Vec<_> = history.iter().map(|_| None).collect();
     let mut replayed = Replayed::default();
-    for recorded in history {
-        let is_success = recorded.kind == Kind::Success;
-        replayed.samples += 1;
-        replayed.failures += u64::from(!is_success);
-        // Each probe's outcome is recorded at once, so that none is ever out for longer.
-        let Ok(admission) = breaker.admit(recorded.at, Duration::from_secs(1)) else {
-            let shed = if is_success { &mut replayed.shed_successes } else { &mut replayed.shed_failures };
-            *shed += 1;
-            continue;
-        };
-        let change = breaker.record(admission.permit, heard(recorded), recorded.at, &policy, NO_JITTER);
+    for (index, recorded) in history.iter().enumerate() {
+        // Of those that begin when this ends, the later ones begin behind it.
+        while let Some((at, next)) = begun.next_if(|(at, next)| (*at, *next) <= (recorded.at, index)) {
+            if history[next].kind != Kind::Renewal {
+                permits[next] = breaker.admit(at, LEASE).ok().map(|admission| admission.permit);
+            }
+        }
+        let permit = permits[index].take();
+        let is_sent = permit.is_some();
+        match recorded.kind {
+            Kind::Renewal => breaker.reprobe(recorded.at),
+            Kind::Neutral => {}
+            Kind::Success => {
+                replayed.samples += 1;
+                replayed.shed_successes += u64::from(!is_sent);
+            }
+            Kind::Failure | Kind::Overloaded => {
+                replayed.samples += 1;
+                replayed.failures += 1;
+                replayed.shed_failures += u64::from(!is_sent);
+            }
+        }
+        let Some(permit) = permit else { continue };
+        let change = breaker.record(permit, heard(recorded), recorded.at, &policy, NO_JITTER);
         match change.filter(|change| change.to == State::Open).map(|change| change.from) {
             Some(State::Closed) => replayed.trips += 1,
             Some(_) => replayed.failed_probes += 1,
@@ -85,6 +106,7 @@ fn heard(recorded: &Recorded) -> Heard {
         // Which fault it was decides nothing.
         Kind::Failure => Outcome::Failure(Fault::Closed),
         Kind::Overloaded => Outcome::Overloaded,
+        Kind::Neutral | Kind::Renewal => Outcome::Neutral,
     };
     Heard { outcome, latency: recorded.latency }
 }
@@ -123,6 +145,50 @@ mod tests {
         assert_eq!((replayed.trips, replayed.failed_probes), (1, 0));
         assert_eq!((replayed.shed_failures, replayed.shed_successes), (7, 94));
         assert_eq!((replayed.samples, replayed.failures), (204, 10));
+    }
+
+    #[test]
+    fn what_was_under_way_when_it_opened_was_sent_and_cannot_be_saved() {
+        let hangs = |millis| Recorded {
+            at: at(millis),
+            kind: Kind::Failure,
+            latency: Some(Duration::from_nanos(1_000 << 20)),
+        };
+        let all: Vec<_> = (1_000..1_100).map(hangs).collect();
+        let now = policy::Breaker::default();
+        let replayed = replay(&all, &now);
+        assert_eq!((replayed.trips, replayed.failures, replayed.shed_failures), (1, 100, 0));
+        let late = Recorded { at: at(2_010), ..hangs(0) };
+        let replayed = replay(&[all, vec![late]].concat(), &now);
+        assert_eq!((replayed.trips, replayed.shed_failures), (1, 1), "it began when it was open");
+    }
+
+    #[test]
+    fn a_replica_that_is_only_ever_outrun_is_seen_to_be_slow() {
+        let outrun = |millis| Recorded {
+            at: at(millis),
+            kind: Kind::Neutral,
+            latency: Some(Duration::from_millis(300)),
+        };
+        let all: Vec<_> = (0..10).map(|number| outrun(1_000 * (number + 1))).collect();
+        let slow = policy::Breaker {
+            slow_threshold: Duration::from_millis(200),
+            min_request_count: 5,
+            ..policy::Breaker::default()
+        };
+        let replayed = replay(&all, &slow);
+        assert!(replayed.trips > 0, "{replayed:?}");
+        assert_eq!((replayed.samples, replayed.shed_failures), (0, 0), "they are neither good nor bad");
+        assert_eq!(replay(&all, &policy::Breaker::default()).trips, 0);
+    }
+
+    #[test]
+    fn a_new_process_is_asked_at_once() {
+        let failures = (0..5).map(|number| (number, Kind::Failure));
+        let again = history(failures.clone().chain([(7, Kind::Success)]));
+        assert_eq!(replay(&again, &policy::Breaker::default()).shed_successes, 1);
+        let renewed = history(failures.chain([(6, Kind::Renewal), (7, Kind::Success)]));
+        assert_eq!(replay(&renewed, &policy::Breaker::default()).shed_successes, 0);
     }
 
     #[test]
@@ -183,13 +249,61 @@ mod tests {
             prop_assert_eq!(replay(&recorder.read(), &policy), real);
         }
 
+        /// The same of one that is asked several at a time.
+        #[test]
+        fn replaying_attempts_side_by_side_gives_the_transitions_that_happened(
+            policy in any_policy(),
+            attempts in prop::collection::vec((0..20_u64, 1..15_u64, any::<bool>()), 1..200),
+        ) {
+            // Times that are recorded as they are: a unit is 2^16 ns, of which 125 are 8.192 ms.
+            let unit = |units: u64| Tick::from_nanos((units * 125) << 16);
+            let lasts = |units: u64| Duration::from_micros(units * 8_192);
+            let mut begins = 0;
+            let mut events = Vec::new();
+            for (index, (pause, units, is_good)) in attempts.iter().enumerate() {
+                begins += pause;
+                events.push((unit(begins), true, index, *is_good, *units));
+                events.push((unit(begins + units), false, index, *is_good, *units));
+            }
+            // Of what ends at a time in the order in which it is recorded; those that begin then go by that, too.
+            events.sort_by_key(|(at, is_begin, index, ..)| (*at, *is_begin, *index));
+            let (breaker, recorder) = (Breaker::new(), History::new(400));
+            let mut permits: Vec<_> = attempts.iter().map(|_| None).collect();
+            let mut real = Replayed::default();
+            for (at, is_begin, index, is_good, units) in events {
+                if is_begin {
+                    permits[index] = breaker.admit(at, LEASE).ok().map(|admission| admission.permit);
+                    continue;
+                }
+                let Some(permit) = permits[index].take() else { continue };
+                let outcome = if is_good { Outcome::Success } else { Outcome::Failure(Fault::Reset) };
+                let heard = Heard { outcome, latency: Some(lasts(units)) };
+                recorder.record(heard, at);
+                real.samples += 1;
+                real.failures += u64::from(!is_good);
+                let change = breaker.record(permit, heard, at, &policy, NO_JITTER);
+                if let Some(change) = change.filter(|change| change.to == State::Open) {
+                    real.trips += u64::from(change.from == State::Closed);
+                    real.failed_probes += u64::from(change.from == State::HalfOpen);
+                }
+            }
+            prop_assert_eq!(replay(&recorder.read(), &policy), real);
+        }
+
         #[test]
         fn whatever_was_recorded_each_outcome_is_shed_or_sent(
             policy in any_policy(),
-            kinds in prop::collection::vec((0..60_000_u64, 0..3_u8), 0..400),
+            kinds in prop::collection::vec((0..60_000_u64, 0..3_u8, 0..2_000_u64), 0..400),
         ) {
             let kind = |number| [Kind::Success, Kind::Failure, Kind::Overloaded][usize::from(number)];
-            let mut all = history(kinds.into_iter().map(|(millis, number)| (millis, kind(number))));
+            let mut all: Vec<_> = kinds
+                .into_iter()
+                .map(|(millis, number, latency)| Recorded {
+                    at: at(millis),
+                    kind: kind(number),
+                    latency: Some(Duration::from_millis(latency)),
+                })
+                .collect();
             all.sort_by_key(|recorded| recorded.at);
             let replayed = replay(&all, &policy);
             prop_assert_eq!(replayed.samples, all.len() as u64);

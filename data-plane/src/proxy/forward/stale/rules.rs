@@ -5,9 +5,12 @@ use std::{rc::Rc, time::Duration};
 use gateway_proto::policy::FallbackFields;
 use http::{Method, StatusCode};
 
-use crate::proxy::{
-    h1::Length,
-    head::{RequestHead, ResponseHead, field_name::Name, fields::Fields, headers::delta_seconds},
+use crate::{
+    proxy::{
+        h1::Length,
+        head::{RequestHead, ResponseHead, field_name::Name, fields::Fields, headers::delta_seconds},
+    },
+    routing::balancing::hash,
 };
 
 /// Says how old an answer is.
@@ -82,19 +85,21 @@ pub(in crate::proxy) struct Key {
     pub(super) service: u64,
     /// Host, target and what its request accepts.
     pub(super) request: Rc<[u8]>,
+    /// Of which this is one answer of several, see [`resource`].
+    pub(in crate::proxy::forward) resource: u64,
 }
 
 /// A request whose answer may be kept, or be one that was.
 #[derive(Debug, Clone)]
 pub(in crate::proxy) struct Asked {
-    pub(super) key: Key,
+    pub(in crate::proxy::forward) key: Key,
     /// Whether nothing in it can say whose it is. Else it is for the replica to say that its answer is everybody's.
-    pub(super) is_anybodys: bool,
+    pub(in crate::proxy::forward) is_anybodys: bool,
 }
 
 impl Asked {
     /// Whether an answer that may be used on these terms may be the one to this, as far as it matters who asks.
-    pub(super) fn lets(&self, terms: Terms) -> bool {
+    pub(in crate::proxy::forward) fn lets(&self, terms: Terms) -> bool {
         self.is_anybodys || terms.is_public
     }
 }
@@ -127,10 +132,8 @@ pub(in crate::proxy) fn asked(
         return None;
     }
     let mut key = Vec::with_capacity(256);
-    for part in [head.host().unwrap_or_default(), head.target()] {
-        key.extend_from_slice(part.as_bytes());
-        key.push(0);
-    }
+    push_resource(&mut key, head);
+    let resource = resource_of(service, &key);
     for name in KEYED {
         for value in head.fields.get_all_named(name) {
             key.extend_from_slice(value);
@@ -148,7 +151,38 @@ pub(in crate::proxy) fn asked(
             || ignored.has(name)
     };
     let is_anybodys = head.fields.iter().all(|(name, _)| is_harmless(name));
-    Some(Asked { key: Key { service, request: key.into() }, is_anybodys })
+    Some(Asked { key: Key { service, request: key.into(), resource }, is_anybodys })
+}
+
+/// What a request is about: a hash of its service, host and target, whatever it accepts and whatever it is to do.
+pub(in crate::proxy) fn resource(service: u64, head: &RequestHead) -> u64 {
+    let mut bytes = Vec::with_capacity(256);
+    push_resource(&mut bytes, head);
+    resource_of(service, &bytes)
+}
+
+fn push_resource(bytes: &mut Vec<u8>, head: &RequestHead) {
+    for part in [head.host().unwrap_or_default(), head.target()] {
+        bytes.extend_from_slice(part.as_bytes());
+        bytes.push(0);
+    }
+}
+
+fn resource_of(service: u64, host_and_target: &[u8]) -> u64 {
+    hash(host_and_target) ^ hash(&service.to_le_bytes())
+}
+
+/// Whether an answer, which is none of the failures that something stands in for, says that one before is not to be given to
+/// anybody any more. To a request that `changes` something it does if that was done (RFC 9111, section 4.4); to any other if
+/// it is not the same answer, nor one that says nothing of what is there.
+pub(in crate::proxy) fn withdraws(status: StatusCode, changes: bool) -> bool {
+    match changes {
+        true => status.is_success() || status.is_redirection(),
+        false => {
+            !status.is_server_error()
+                && !matches!(status.as_u16(), 304 | 400 | 406 | 408 | 412 | 416 | 425 | 429 | 431)
+        }
+    }
 }
 
 /// How old an answer was when it came, as those before say (RFC 9111 section 5.1): of what is no number nothing is known.
@@ -163,15 +197,13 @@ pub(in crate::proxy) fn may_keep(head: &ResponseHead) -> Option<Terms> {
     if head.status != StatusCode::OK
         || fields.get_all_named("set-cookie").next().is_some()
         || !varies_little(fields)
+        || forbids(fields)
     {
         return None;
     }
     let (mut allowed, mut is_public) = (Duration::MAX, false);
     for directive in elements(fields, "cache-control") {
         let (name, value) = directive.split_once('=').unwrap_or((directive, ""));
-        if FORBIDDING.iter().any(|forbidding| name.trim().eq_ignore_ascii_case(forbidding)) {
-            return None;
-        }
         is_public |= name.trim().eq_ignore_ascii_case("public");
         if name.trim().eq_ignore_ascii_case("stale-if-error") {
             let value = value.trim();
@@ -181,6 +213,14 @@ pub(in crate::proxy) fn may_keep(head: &ResponseHead) -> Option<Terms> {
         }
     }
     Some(Terms { allowed, is_public })
+}
+
+/// Whether a replica says that its answer is not to be kept, or not to be used when it is stale.
+pub(in crate::proxy) fn forbids(fields: &Fields) -> bool {
+    elements(fields, "cache-control").any(|directive| {
+        let name = directive.split('=').next().unwrap_or_default().trim();
+        FORBIDDING.iter().any(|forbidding| name.eq_ignore_ascii_case(forbidding))
+    })
 }
 
 fn varies_little(fields: &Fields) -> bool {

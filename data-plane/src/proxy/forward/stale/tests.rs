@@ -3,9 +3,12 @@
 use http::{Method, StatusCode, Version};
 
 use super::*;
-use crate::proxy::{
-    h1::Length,
-    head::{RequestHead, fields::Fields},
+use crate::{
+    proxy::{
+        h1::Length,
+        head::{RequestHead, fields::Fields},
+    },
+    routing::balancing::hash,
 };
 
 fn block(fields: &[(&str, &str)]) -> Fields {
@@ -23,7 +26,10 @@ fn named(name: &str) -> Asked {
 }
 
 fn of_service(service: u64, name: &str) -> Asked {
-    Asked { key: Key { service, request: name.as_bytes().into() }, is_anybodys: true }
+    Asked {
+        key: Key { service, request: name.as_bytes().into(), resource: hash(name.as_bytes()) },
+        is_anybodys: true,
+    }
 }
 
 /// A GET with a field, where the policy ignores some.
@@ -35,7 +41,7 @@ fn get_with(field: (&str, &str), ignored: &str) -> Option<Asked> {
 }
 
 fn of(limit: usize) -> Rc<RefCell<StaleAnswers>> {
-    Rc::new(RefCell::new(StaleAnswers::new(limit)))
+    Rc::new(RefCell::new(StaleAnswers::new(limit, Arc::default())))
 }
 
 fn keep(answers: &Rc<RefCell<StaleAnswers>>, name: &str, body: &str, now: Tick) {
@@ -136,6 +142,51 @@ fn the_last_answer_is_given_until_it_is_too_old_for_the_policy_or_its_replica() 
     Copying::begin(&answers, named("a"), &aged, None, after(100)).expect("it is short").end();
     assert_eq!(get("a", after(110)).map(|kept| kept.age(after(110))), Some(Duration::from_secs(60)));
     assert!(get("a", after(111)).is_none());
+}
+
+#[test]
+fn what_one_worker_hears_of_a_resource_holds_for_what_another_keeps() {
+    let resources = Arc::default();
+    let workers = [(); 2].map(|()| Rc::new(RefCell::new(StaleAnswers::new(1 << 20, Arc::clone(&resources)))));
+    workers.iter().for_each(|answers| keep(answers, "a", "one", after(0)));
+    let has = |name, now| {
+        workers.each_ref().map(|answers| answers.borrow().get(&named(name), Duration::MAX, now).is_some())
+    };
+    assert_eq!(has("a", after(1)), [true, true]);
+    keep(&workers[1], "b", "other", after(1));
+    workers[0].borrow().withdraw(named("a").key.resource, after(2));
+    assert_eq!((has("a", after(2)), has("b", after(2))), ([false, false], [false, true]));
+    keep(&workers[1], "a", "two", after(3));
+    assert_eq!(has("a", after(3)), [false, true]);
+}
+
+#[test]
+fn an_answer_that_was_withdrawn_while_it_was_copied_is_not_given() {
+    let answers = of(1 << 20);
+    let copying = Copying::begin(&answers, named("a"), &answer(&[]), None, after(0)).expect("it is short");
+    answers.borrow().withdraw(named("a").key.resource, after(1));
+    copying.end();
+    assert!(answers.borrow().get(&named("a"), Duration::MAX, after(2)).is_none());
+}
+
+#[test]
+fn what_was_done_and_what_is_gone_withdraw_an_answer_and_errors_do_not() {
+    for (status, of_a_get, of_a_change) in [
+        (200, true, true),
+        (204, true, true),
+        (303, true, true),
+        (304, false, true),
+        (401, true, false),
+        (404, true, false),
+        (410, true, false),
+        (409, true, false),
+        (429, false, false),
+        (500, false, false),
+        (503, false, false),
+    ] {
+        let status = StatusCode::from_u16(status).unwrap();
+        assert_eq!((withdraws(status, false), withdraws(status, true)), (of_a_get, of_a_change), "{status}");
+    }
 }
 
 #[test]

@@ -67,7 +67,7 @@ async fn a_request_of_which_no_byte_was_taken_is_not_taken() {
         length: Length::Exact(3),
         body: Full::new(Bytes::from_static(b"abc")),
         expects_continue: false,
-        hints: AttemptHints { attempt: 1, time: Duration::from_secs(1), trace: None },
+        hints: AttemptHints { attempt: 1, time: Duration::from_secs(1), call: None, trace: None },
     });
     let failure = poll_fn(|cx| connection.poll_head(cx, drop)).await.unwrap_err();
     assert!(matches!(failure, Failure::NotTaken(_)), "{failure}");
@@ -192,7 +192,7 @@ async fn no_second_frame_is_taken_before_a_byte_was_sent() {
         length: Length::Chunked,
         body: Frames(Rc::clone(&taken)),
         expects_continue: false,
-        hints: AttemptHints { attempt: 1, time: Duration::from_secs(1), trace: None },
+        hints: AttemptHints { attempt: 1, time: Duration::from_secs(1), call: None, trace: None },
     });
     for _ in 0..3 {
         let polled = connection.poll_head(&mut Context::from_waker(Waker::noop()), drop);

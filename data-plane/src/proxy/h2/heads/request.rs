@@ -14,7 +14,7 @@ use crate::{
         head::{
             RequestHead,
             field_name::{Name, Names},
-            hints::AttemptHints,
+            hints::{AttemptHints, timeout_text},
         },
     },
     traces::Traceparent,
@@ -94,6 +94,9 @@ impl RequestTo {
         for (name, value) in hints.fields() {
             block.field(name.as_bytes(), decimal(value, &mut [0; 20]), Keep::Index);
         }
+        if let Some(left) = hints.call {
+            block.field(Name::GrpcTimeout.as_str().as_bytes(), timeout_text(left).as_bytes(), Keep::Once);
+        }
         if let Some(trace) = hints.trace {
             block.field(Traceparent::NAME.as_bytes(), trace.to_string().as_bytes(), Keep::Once);
         }
@@ -115,7 +118,8 @@ mod tests {
     use super::*;
     use crate::proxy::head::fields::Fields;
 
-    const HINTS: AttemptHints = AttemptHints { attempt: 2, time: Duration::from_millis(800), trace: None };
+    const HINTS: AttemptHints =
+        AttemptHints { attempt: 2, time: Duration::from_millis(800), call: None, trace: None };
 
     fn head(target: &str, fields: &[(&str, &str)]) -> RequestHead {
         let mut block = Fields::default();

@@ -1,0 +1,97 @@
+//! What several workers keep of the same resource: what one of them hears of it, that it was changed or is not to be had any more,
+//! holds for the answers of all (RFC 9111, section 4.4).
+
+use std::sync::Arc;
+
+use dashmap::{DashMap, Entry};
+
+use crate::routing::Tick;
+
+/// The resources of which anybody keeps an answer, or is about to, by a hash of service, host and target. Of two with the same hash
+/// each is withdrawn with the other.
+#[derive(Debug, Default)]
+pub(in crate::proxy) struct Resources(DashMap<u64, Resource>);
+
+#[derive(Debug)]
+struct Resource {
+    /// Answers that are kept, or copied.
+    held: usize,
+    /// When it was withdrawn last, since somebody holds one.
+    withdrawn: Option<Tick>,
+}
+
+impl Resources {
+    /// For an answer that came at `since`, for as long as it is kept.
+    pub(super) fn hold(self: &Arc<Self>, resource: u64, since: Tick) -> Held {
+        self.0.entry(resource).or_insert(Resource { held: 0, withdrawn: None }).held += 1;
+        Held { resources: Arc::clone(self), resource, since }
+    }
+
+    /// Answers to it that came until now are not to be used any more, whoever keeps them.
+    pub(super) fn withdraw(&self, resource: u64, now: Tick) {
+        if let Some(mut resource) = self.0.get_mut(&resource) {
+            resource.withdrawn = Some(now);
+        }
+    }
+}
+
+/// That an answer to a resource is kept.
+#[derive(Debug)]
+pub(super) struct Held {
+    resources: Arc<Resources>,
+    resource: u64,
+    since: Tick,
+}
+
+impl Held {
+    pub(super) fn is_withdrawn(&self) -> bool {
+        let resource = self.resources.0.get(&self.resource);
+        resource.and_then(|resource| resource.withdrawn).is_some_and(|withdrawn| withdrawn >= self.since)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Entry::Occupied(mut resource) = self.resources.0.entry(self.resource) {
+            resource.get_mut().held -= 1;
+            if resource.get().held == 0 {
+                resource.remove();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn after(seconds: u64) -> Tick {
+        Tick::ORIGIN.plus(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn what_came_before_a_resource_was_withdrawn_is_void_and_what_came_after_is_not() {
+        let resources = Arc::default();
+        let (old, other) =
+            (Resources::hold(&resources, 1, after(1)), Resources::hold(&resources, 2, after(1)));
+        resources.withdraw(1, after(2));
+        let new = Resources::hold(&resources, 1, after(3));
+        assert!(old.is_withdrawn() && !new.is_withdrawn() && !other.is_withdrawn());
+        resources.withdraw(1, after(3));
+        assert!(new.is_withdrawn(), "nobody knows which was first");
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_resource_that_nobody_holds() {
+        let resources = Arc::default();
+        let held = [Resources::hold(&resources, 1, after(1)), Resources::hold(&resources, 1, after(2))];
+        resources.withdraw(1, after(3));
+        resources.withdraw(7, after(3));
+        assert_eq!(resources.0.len(), 1);
+        drop(held);
+        assert!(resources.0.is_empty());
+        assert!(!Resources::hold(&resources, 1, after(1)).is_withdrawn());
+    }
+}

@@ -176,6 +176,8 @@ pub struct Breaker {
     word: SharedWord,
     /// The tick at which somebody has to look: OPEN, the next probe; HALF_OPEN, the end of the probe's lease.
     until: AtomicU64,
+    /// Before this tick, what must not be sent twice is kept from being its probe.
+    spared_until: AtomicU64,
     /// Nanoseconds that it was open for last, jitter included; the streak decays by one in as long.
     open_time: AtomicU64,
     /// Start of the running healthy interval: the tick of closing, of the last failure, or of the last decay.
@@ -209,6 +211,7 @@ impl Breaker {
         Self {
             word: SharedWord::new(),
             until: AtomicU64::new(0),
+            spared_until: AtomicU64::new(0),
             open_time: AtomicU64::new(0),
             healthy_since: AtomicU64::new(0),
             trip_count: AtomicU64::new(0),
@@ -300,7 +303,7 @@ impl Breaker {
             Outcome::Success => return self.count_success(generation, latency, terms, may_open),
             Outcome::Neutral => {
                 if probe {
-                    self.release_probe(generation);
+                    self.release_probe(generation, terms.now);
                     return None;
                 }
                 return latency.and_then(|latency| self.count_wait(generation, latency, terms, may_open));
@@ -330,6 +333,12 @@ impl Breaker {
 
     fn until(&self) -> Tick {
         Tick::from_nanos(self.until.load(Acquire))
+    }
+
+    /// Until when requests that may be sent twice are waited for, if a probe is welcome from `due` on: a quarter of the time that
+    /// it was open for.
+    fn spared(&self, due: Tick) -> Tick {
+        due.plus(Duration::from_nanos(self.open_time.load(Acquire)) / 4)
     }
 }
 

@@ -20,6 +20,7 @@ impl Breaker {
             if word.state == State::Open {
                 if let Some(busy) = self.word.claim(word) {
                     self.until.store(now.as_nanos(), Release);
+                    self.spared_until.store(self.spared(now).as_nanos(), Release);
                     self.word.settle(busy);
                     return;
                 }
@@ -115,6 +116,7 @@ impl Breaker {
             self.word.claim(from)?;
             self.clear();
             self.disproof.store(0, Release);
+            self.spared_until.store(0, Release);
             self.healthy_since.store(now.as_nanos(), Release);
             self.word.settle(to);
         }

@@ -19,6 +19,7 @@ mod outlets;
 mod pending;
 mod policy;
 mod rate_limit;
+mod recovery;
 mod replica;
 mod service;
 mod spec;
@@ -39,7 +40,7 @@ use std::{
 
 use arc_swap::{ArcSwap, Guard};
 use gateway_proto::{Locality, ServiceName};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
 pub use crate::routing::{LATENCY_BUCKETS, Refused};
 pub use checks::{CheckChange, Standing};
@@ -124,7 +125,6 @@ pub struct Table {
     /// Whether there are any, so that who has none pays nothing for them.
     has_routes: AtomicBool,
     is_filled: AtomicBool,
-    applied: Notify,
     outlets: Arc<Outlets>,
     workers: usize,
     here: Arc<Locality>,
@@ -149,7 +149,6 @@ impl Table {
             routes: ArcSwap::default(),
             has_routes: AtomicBool::new(false),
             is_filled: AtomicBool::new(false),
-            applied: Notify::new(),
             outlets: Arc::new(Outlets::new(transitions, workers)),
             workers,
             here: Arc::new(here),
@@ -199,7 +198,7 @@ impl Table {
         }
         self.outlets.drains.apply(changed, gone);
         self.is_filled.store(true, Release);
-        self.applied.notify_one();
+        self.outlets.check_changes.notify_one();
     }
 
     /// Has faults injected that policies say, from the next [`Table::inject`] on. Without it they are ignored.
@@ -223,9 +222,10 @@ impl Table {
         self.outlets.rate_keys_forgotten()
     }
 
-    /// Completes when something was applied since the last call. For one caller; cancel safe.
-    pub async fn applied(&self) {
-        self.applied.notified().await;
+    /// Completes when others may be to be checked than at the last call: something was applied, or a breaker opened whose
+    /// replica's port is checked from now on. For one caller; cancel safe.
+    pub async fn checks_changed(&self) {
+        self.outlets.check_changes.notified().await;
     }
 
     /// Whether anything was applied yet. Before that a service is not missing, but unknown.

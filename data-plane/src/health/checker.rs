@@ -15,7 +15,7 @@ use tokio::{
 use super::{
     check,
     counts::{CheckCounts, Ended},
-    probe::{Failure, Lookups, Probe},
+    probe::{Failure, Kind, Lookups, Probe},
     schedule::{Mark, Schedule},
 };
 use crate::{
@@ -27,6 +27,8 @@ use crate::{
 
 /// Between two looks at the table, at least this long.
 const PAUSE: Duration = Duration::from_millis(10);
+/// Between two looks at a port, a fifth more or less.
+const PORT_PAUSE: Duration = Duration::from_secs(1);
 /// Of the time, looking at the table takes no more than one part in this many.
 const SHARE: u32 = 20;
 
@@ -67,7 +69,7 @@ impl Checker {
                 look_at = began + PAUSE.max(began.elapsed() * SHARE);
                 has_changed = false;
             }
-            self.begin_all(&mut schedule, &mut running, &lookups);
+            has_changed |= self.begin_all(&mut schedule, &mut running, &lookups);
             let next = schedule.next(self.clock.now()).map(|next| self.clock.instant(next).into());
             let next = next.into_iter().chain(has_changed.then_some(look_at)).min();
             tokio::select! {
@@ -78,7 +80,7 @@ impl Checker {
                         self.take_all(&mut schedule, done);
                     }
                 }
-                () = self.table.applied(), if !has_changed => has_changed = true,
+                () = self.table.checks_changed(), if !has_changed => has_changed = true,
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
             }
         }
@@ -87,28 +89,41 @@ impl Checker {
     /// Everybody who is to be checked.
     fn wanted(&self) -> Vec<(ReplicaKey, i64, Mark)> {
         let mut wanted = Vec::new();
+        let mut want = |replica: &Replica, probe: Probe| {
+            wanted.push((replica.key().clone(), replica.incarnation(), probe.mark()));
+        };
         for service in self.table.services().values() {
             let policy = service.policy().health_check;
             if !policy.checks_any() {
                 continue;
             }
             for replica in service.replicas().iter() {
-                if let Some(probe) = probe(replica, &policy) {
-                    wanted.push((replica.key().clone(), replica.incarnation(), probe.mark()));
+                if let Some(probe) = check_of(replica, &policy) {
+                    want(replica, probe);
                 }
+            }
+            for replica in service.port_checked() {
+                want(&replica, Probe::of_port(replica.endpoint().clone(), &policy));
             }
         }
         wanted
     }
 
-    fn begin_all(&self, schedule: &mut Schedule, running: &mut JoinSet<Done>, lookups: &Lookups) {
+    /// Begins what is due and may begin; whether somebody was among them who is not to be checked any more.
+    fn begin_all(&self, schedule: &mut Schedule, running: &mut JoinSet<Done>, lookups: &Lookups) -> bool {
         let now = self.clock.now();
+        let mut has_changed = false;
         while let Some(key) = schedule.begin(now) {
-            let Some((_, replica, probe)) = self.find(&key) else {
-                // The look at the table that is due will drop it.
+            let Some((service, replica, probe)) = self.find(&key) else {
+                // The next look at the table will drop it.
                 schedule.ended(&key, now, now.plus(PAUSE));
+                has_changed = true;
                 continue;
             };
+            if probe.kind == Kind::Port && !service.waits_for_port(&replica, now) {
+                schedule.ended(&key, now, now.plus(pause(&probe, &service, &replica, now)));
+                continue;
+            }
             replica.schedule_check(None);
             let incarnation = replica.incarnation();
             let (lookups, tls) = (lookups.clone(), Arc::clone(&self.tls));
@@ -119,12 +134,16 @@ impl Checker {
         }
         let (checked, under_way) = schedule.counts();
         self.counts.scheduled(checked, under_way, schedule.lateness(now));
+        has_changed
     }
 
     fn find(&self, key: &ReplicaKey) -> Option<(Arc<Service>, Arc<Replica>, Probe)> {
         let service = self.table.service(key.service.as_str())?;
         let replica = service.replica(&key.replica)?;
-        let probe = probe(&replica, &service.policy().health_check)?;
+        let policy = service.policy().health_check;
+        let port = || service.is_port_checked(&replica);
+        let probe = check_of(&replica, &policy)
+            .or_else(|| port().then(|| Probe::of_port(replica.endpoint().clone(), &policy)))?;
         Some((service, replica, probe))
     }
 
@@ -148,31 +167,47 @@ impl Checker {
                 Ended::Void
             }
         };
-        self.counts.ended(probe.method, kind, now.since(began));
+        self.counts.ended(probe.kind, kind, now.since(began));
         let Some((service, replica, wanted)) = self.find(&key) else {
             schedule.ended(&key, now, now.plus(PAUSE));
             return;
         };
         // What answers another question than is asked by now says nothing.
         if kind != Ended::Void && probe.mark() == wanted.mark() {
-            let failure = match ended {
-                Err(Failure::Failed(why)) => Some(why.into()),
-                _ => None,
-            };
-            let result = check::Result { method: probe.method, began, ended: now, failure };
-            if let Some(change) = service.checked(&key.replica, incarnation, result, now) {
-                self.journal.record_check(change);
+            match probe.kind {
+                Kind::Port => {
+                    if kind == Ended::Passed && service.port_accepts(&replica, incarnation, now) {
+                        tracing::info!(service = %key.service, replica = %key.replica, "its port accepts again: the next request is a probe");
+                    }
+                }
+                Kind::Check(method) => {
+                    let failure = match ended {
+                        Err(Failure::Failed(why)) => Some(why.into()),
+                        _ => None,
+                    };
+                    let result = check::Result { method, began, ended: now, failure };
+                    if let Some(change) = service.checked(&key.replica, incarnation, result, now) {
+                        self.journal.record_check(change);
+                    }
+                }
             }
         }
-        let policy = service.policy().health_check;
-        let pause = replica.check().pause(now, &policy, rand::random());
-        let due = schedule.ended(&key, now, now.plus(pause));
+        let due = schedule.ended(&key, now, now.plus(pause(&wanted, &service, &replica, now)));
         replica.schedule_check(due);
     }
 }
 
-/// The check of a replica, if it is to be checked.
-fn probe(replica: &Replica, policy: &HealthCheck) -> Option<Probe> {
+/// How long to wait before the next one.
+fn pause(probe: &Probe, service: &Service, replica: &Replica, now: Tick) -> Duration {
+    let chance: f64 = rand::random();
+    match probe.kind {
+        Kind::Port => PORT_PAUSE.mul_f64(0.8 + 0.4 * chance),
+        Kind::Check(_) => replica.check().pause(now, &service.policy().health_check, chance),
+    }
+}
+
+/// The check of a replica, if its policy has one.
+fn check_of(replica: &Replica, policy: &HealthCheck) -> Option<Probe> {
     let method = replica.check_method(policy)?;
     Some(Probe::new(replica.endpoint().clone(), method, policy))
 }

@@ -5,6 +5,8 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
+use tokio::sync::Notify;
+
 use super::{
     drain::DrainBoard, fail_open::FailOpenChanges, injection::FaultRules, rate_limit::RateKeys,
     transition::TransitionSink,
@@ -17,6 +19,8 @@ pub(super) struct Outlets {
     pub(super) drains: DrainBoard,
     pub(super) fail_opens: FailOpenChanges,
     pub(super) faults: FaultRules,
+    /// Others may be to be checked than before.
+    pub(super) check_changes: Notify,
     is_detailed: AtomicBool,
     /// Outcomes that are recorded of each replica; zero: none.
     recorded: AtomicUsize,
@@ -33,6 +37,7 @@ impl Outlets {
             drains: DrainBoard::new(workers),
             fail_opens: FailOpenChanges::default(),
             faults: FaultRules::default(),
+            check_changes: Notify::new(),
             is_detailed: AtomicBool::new(false),
             recorded: AtomicUsize::new(0),
             rate_keys: OnceLock::new(),

@@ -393,6 +393,11 @@ impl Replica {
         self.memory().failures.iter().cloned().collect()
     }
 
+    /// How its last attempt failed that did.
+    pub(super) fn last_fault(&self) -> Option<Fault> {
+        self.memory().failures.front().map(|failure| failure.fault)
+    }
+
     /// What was counted since the replica was first seen.
     pub fn counters(&self) -> ReplicaCounters {
         self.learnt.counts.read()

@@ -481,6 +481,9 @@ impl Service {
                 replica.begins(now);
             }
             self.rebuild(&roster.unwrap_or_else(|| self.roster()), now);
+            if change.to == State::Open && self.is_port_checked(replica) {
+                self.outlets.check_changes.notify_one();
+            }
         } else {
             drop(roster);
         }
@@ -526,6 +529,7 @@ impl Service {
         if is_limited {
             self.is_limited.store(true, SeqCst);
         }
+        view.hasten_probes(now);
         self.view.store(Arc::new(view));
         self.is_limited.store(is_limited, SeqCst);
         self.places_changed();

@@ -218,6 +218,15 @@ impl Breakers {
         )
     }
 
+    /// The next probe of that replica is due at `until`; `anybody` whether any of its service lets requests through, if that is sure.
+    pub(crate) fn due(&mut self, key: &ReplicaKey, until: Tick, now: Tick, anybody: Option<bool>) -> Checked {
+        let policy = self.policy;
+        let known = self.by_key.get_mut(key);
+        known.map_or(Ok(()), |known| {
+            known.probes_are_hastened_where_nobody_is_left(key, until, now, &policy, anybody)
+        })
+    }
+
     /// Whether one more of the service's breakers may open by its rules.
     fn has_room(&self, key: &ReplicaKey) -> bool {
         let ready = || {

@@ -257,6 +257,14 @@ impl Model {
         self.era = self.calls;
     }
 
+    fn hasten(&mut self, due: u64) -> bool {
+        match &mut self.phase {
+            Phase::Open { until } if *until > due => *until = due,
+            _ => return false,
+        }
+        true
+    }
+
     fn reprobe(&mut self, now: u64) {
         let phase = match self.phase {
             Phase::Closed => Phase::Closed,
@@ -297,6 +305,8 @@ enum Step {
     Record(prop::sample::Index, Heard, bool),
     Pass(u64),
     Reprobe,
+    /// Its next probe is due in so many milliseconds at the latest.
+    Hasten(u64),
     Force(ForcedState),
     Release,
     Reset,
@@ -319,6 +329,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..150_u64).prop_map(Step::Pass),
         2 => (300..5_000_u64).prop_map(Step::Pass),
         1 => Just(Step::Reprobe),
+        1 => (0..600_u64).prop_map(Step::Hasten),
         1 => prop_oneof![
             Just(Step::Force(ForcedState::Open)),
             Just(Step::Force(ForcedState::Closed)),
@@ -374,6 +385,10 @@ proptest! {
                 Step::Reprobe => {
                     breaker.reprobe(at(now));
                     model.reprobe(now);
+                }
+                Step::Hasten(millis) => {
+                    let due = now + millis;
+                    prop_assert_eq!(breaker.hasten(at(due), Duration::ZERO), model.hasten(due));
                 }
                 Step::Force(state) => {
                     let change = breaker.force(state, at(now));

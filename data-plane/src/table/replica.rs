@@ -82,7 +82,9 @@ struct Learnt {
 #[derive(Debug)]
 struct Memory {
     changed_at: Tick,
+    /// Of its outage, the first one.
     trip: Option<Trip>,
+    failed_probe: Option<Trip>,
     out_since: Option<Tick>,
     /// What had been counted when the present registration was first seen.
     before: ReplicaCounters,
@@ -105,6 +107,8 @@ pub(super) type Obeyed = [Option<(Change, Order)>; 2];
 pub struct Trip {
     /// When.
     pub at: Tick,
+    /// Of which registration.
+    pub incarnation: i64,
     /// The transition to open, with its rule and numbers.
     pub change: Change,
 }
@@ -116,8 +120,10 @@ pub struct History {
     pub changed_at: Tick,
     /// Since when it has not let all through, however often it let probes through meanwhile.
     pub out_since: Option<Tick>,
-    /// How it opened last, if ever.
+    /// How it opened last, if ever: from closed, or, where nothing else opened it in this outage of this registration, by a probe.
     pub trip: Option<Trip>,
+    /// The last probe that has failed since.
+    pub failed_probe: Option<Trip>,
     /// The last opening that was withheld, if ever.
     pub withheld: Option<Trip>,
 }
@@ -149,6 +155,7 @@ impl Replica {
             changed_at: now,
             out_since: None,
             trip: None,
+            failed_probe: None,
             withheld: None,
             before,
             failures: VecDeque::new(),
@@ -384,6 +391,7 @@ impl Replica {
             changed_at: memory.changed_at,
             out_since: memory.out_since,
             trip: memory.trip,
+            failed_probe: memory.failed_probe,
             withheld: memory.withheld,
         }
     }
@@ -482,6 +490,7 @@ impl Replica {
     }
 
     pub(super) fn remember_change(&self, change: &Change, now: Tick) {
+        let trip = Trip { at: now, incarnation: self.incarnation(), change: *change };
         let mut memory = self.memory();
         if change.withheld.is_some() {
             memory.withheld = Some(Trip { at: now, change: *change });
@@ -497,7 +506,16 @@ impl Replica {
             memory.unheard = Unheard::since(now);
         }
         if change.to == State::Open {
-            memory.trip = Some(Trip { at: now, change: *change });
+            let is_of_outage = |first: &Trip| {
+                first.incarnation == trip.incarnation
+                    && memory.out_since.is_some_and(|since| first.at >= since)
+            };
+            let goes_on = !change.from.lets_all_through() && memory.trip.as_ref().is_some_and(is_of_outage);
+            if goes_on {
+                memory.failed_probe = Some(trip);
+            } else {
+                (memory.trip, memory.failed_probe) = (Some(trip), None);
+            }
         }
     }
 

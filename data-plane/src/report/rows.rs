@@ -216,7 +216,10 @@ pub(super) fn message(transition: &Transition) -> String {
             Withheld::ObserveOnly => "the policy only observes",
             Withheld::MaxOpenRatio => "as many are open as max_open_ratio allows",
         };
-        return format!("breaker would have opened: {reason}; {why}");
+        return match from == to {
+            true => format!("breaker would have opened: {reason}; {why}"),
+            false => format!("breaker closed although {reason}: {why}"),
+        };
     }
     let order = || transition.order.as_deref();
     let said = || order().map(said).unwrap_or_default();

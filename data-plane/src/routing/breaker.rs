@@ -31,7 +31,8 @@
 //! is full again, each time: so after a ratio it takes as many in a row as nobody with that ratio is likely to have.
 //!
 //! A policy can withhold the arrow from CLOSED to OPEN: when it only observes, and when as many of the service's breakers
-//! are open as it allows. What would have happened is told then, at most once in a window.
+//! are open as it allows. What would have happened is told then, at most once in a window. One that only observes also has a
+//! failed probe lead to CLOSED, for no rule of it keeps anybody out.
 //!
 //! The breaker has no timer: whoever asks when a probe is due becomes the probe. It owns its counts and nothing
 //! else; it never decides who is asked, and publishes nothing.

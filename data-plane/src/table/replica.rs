@@ -493,7 +493,9 @@ impl Replica {
         let trip = Trip { at: now, incarnation: self.incarnation(), change: *change };
         let mut memory = self.memory();
         if change.withheld.is_some() {
-            memory.withheld = Some(Trip { at: now, change: *change });
+            memory.withheld = Some(trip);
+        }
+        if change.is_told_only() {
             return;
         }
         memory.changed_at = now;

@@ -475,8 +475,8 @@ impl Service {
 
     fn changed(&self, replica: &Replica, change: Change, roster: Option<MutexGuard<'_, Roster>>, now: Tick) {
         replica.remember_change(&change, now);
-        // What was withheld changes nothing else, and is told.
-        if change.withheld.is_none() {
+        // What was only told changes nothing.
+        if !change.is_told_only() {
             if matches!(change.reason, Reason::ProbesSucceeded { .. } | Reason::ChecksPassed { .. }) {
                 replica.begins(now);
             }

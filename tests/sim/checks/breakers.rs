@@ -192,7 +192,10 @@ impl Breakers {
         // What happens to a replica that is gone concerns nobody any more.
         let Some(breaker) = present else { return Ok(()) };
         let expected = match breaker.era == ticket.era {
-            true if ticket.probe => breaker.probe_ended(heard, &policy).map(|reason| (reason, None)),
+            true if ticket.probe => breaker.probe_ended(heard, now, &policy).map(|reason| {
+                let has_failed = !matches!(reason, Reason::ProbesSucceeded { .. });
+                (reason, (has_failed && policy.observe_only).then_some(Withheld::ObserveOnly))
+            }),
             true => breaker.count(heard, now, &policy).map(|reason| {
                 let withheld = match (policy.observe_only, has_room) {
                     (true, _) => Some(Withheld::ObserveOnly),
@@ -204,7 +207,7 @@ impl Breakers {
             false => None,
         };
         let is_told = |(_, withheld): &(_, Option<Withheld>)| {
-            withheld.is_none() || breaker.tells_withheld(now, policy.window)
+            withheld.is_none() || ticket.probe || breaker.tells_withheld(now, policy.window)
         };
         let expected = expected.filter(is_told);
         breaker.a_breaker_changes_by_its_rules_only(key, heard, expected, change)?;

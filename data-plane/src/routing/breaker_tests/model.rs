@@ -128,8 +128,8 @@ impl Model {
             Phase::HalfOpen { probe: Some((probe, _)), successes } if probe == call => {
                 let successes = successes + u32::from(outcome == Outcome::Success);
                 match outcome {
-                    Outcome::Failure(_) | Outcome::Overloaded => return self.open(now, Rule::ProbeFailed),
-                    Outcome::Success if is_slow => return self.open(now, Rule::ProbeFailed),
+                    Outcome::Failure(_) | Outcome::Overloaded => return self.fail_probe(now),
+                    Outcome::Success if is_slow => return self.fail_probe(now),
                     Outcome::Success if successes == self.probe_target => {
                         self.forget(Phase::Closed);
                         self.healthy_since = now;
@@ -203,6 +203,16 @@ impl Model {
         };
         self.forget(Phase::Open { until: now + self.open_for });
         Some((State::Open, Some(rule), None))
+    }
+
+    /// Where rules are only observed, a probe that fails keeps nobody out.
+    fn fail_probe(&mut self, now: u64) -> Option<Told> {
+        if !self.observe_only {
+            return self.open(now, Rule::ProbeFailed);
+        }
+        self.forget(Phase::Closed);
+        self.healthy_since = now;
+        Some((State::Closed, Some(Rule::ProbeFailed), Some(Withheld::ObserveOnly)))
     }
 
     fn forget(&mut self, phase: Phase) {

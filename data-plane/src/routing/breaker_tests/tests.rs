@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gateway_proto::policy;
 
-use super::{Admission, Breaker, Change, ForcedState, Permit, Reason, Rejected, Rule, State, View};
+use super::{Admission, Breaker, Change, ForcedState, Permit, Reason, Rejected, Rule, State, View, Withheld};
 use crate::routing::{Fault, Outcome, Tick, Totals};
 
 const FAILED: Outcome = Outcome::Failure(Fault::ConnectRefused);
@@ -266,6 +266,22 @@ fn a_failed_or_overloaded_probe_opens_it_again_for_twice_as_long() {
         assert_eq!(call(&breaker, 3_000, Outcome::Success), None);
         assert_eq!(view(&breaker, 3_000).probe_successes, 1);
     }
+}
+
+#[test]
+fn where_rules_are_only_observed_a_probe_that_fails_keeps_nobody_out() {
+    let breaker = Breaker::new();
+    breaker.force(ForcedState::Open, at(0));
+    breaker.release(at(1));
+    let observing = policy::Breaker { observe_only: true, ..policy() };
+    let change =
+        breaker.record(admit(&breaker, 2), FAILED, at(2), &observing, NO_JITTER).expect("it is told");
+    assert_eq!(
+        (change.from, change.to, change.withheld),
+        (State::HalfOpen, State::Closed, Some(Withheld::ObserveOnly))
+    );
+    assert_eq!((change.reason.to_string().as_str(), change.trip_count), ("probe failed: connect refused", 0));
+    assert_eq!(breaker.state(), State::Closed);
 }
 
 #[test]

@@ -43,6 +43,8 @@
 mod change;
 #[path = "breaker/orders.rs"]
 mod orders;
+#[path = "breaker/past.rs"]
+mod past;
 #[path = "breaker/transitions.rs"]
 mod transitions;
 #[path = "breaker/view.rs"]
@@ -57,6 +59,7 @@ use gateway_proto::policy;
 use self::word::SharedWord;
 pub use self::{
     change::{Change, Reason, Rule, Withheld},
+    past::Past,
     view::View,
 };
 use crate::routing::{

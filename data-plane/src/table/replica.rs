@@ -29,7 +29,7 @@ use super::{
 use crate::{
     health::check::Check,
     routing::{
-        Breaker, Change, Fault, Heard, History as Outcomes, Recorded, Silence, State, Tick, Unheard,
+        Breaker, Change, Fault, Heard, History as Outcomes, Past, Recorded, Silence, State, Tick, Unheard,
         View as BreakerView,
         balancing::{Distance, FULL_SHARE, LatencyEstimate, next_step, ramp},
     },
@@ -140,20 +140,26 @@ pub struct Failure {
 }
 
 impl Replica {
-    /// A replica that was not known before. Its breaker is in the state that an operator has decided on, if one did.
+    /// A replica that is not known, or not any more, but perhaps for its `past`. Its breaker is in the state that an operator has decided on, if one did.
     pub(super) fn new(
         service: &ServiceName,
         spec: &ReplicaSpec,
         here: &Locality,
         workers: usize,
+        past: Option<Past>,
         now: Tick,
     ) -> (Self, Obeyed) {
+        let new = Breaker::shared_by(workers);
+        let breaker = match past {
+            Some(past) => new.following(past, now),
+            None => new,
+        };
         // It has nothing yet that an order of before could reset.
         let reset = spec.reset.clone();
         let before = ReplicaCounters::default();
         let memory = Memory {
             changed_at: now,
-            out_since: None,
+            out_since: (!breaker.state().lets_all_through()).then_some(now),
             trip: None,
             failed_probe: None,
             withheld: None,
@@ -163,7 +169,7 @@ impl Replica {
             reset,
         };
         let learnt = Learnt {
-            breaker: Breaker::shared_by(workers),
+            breaker,
             counts: AttemptCounts::new(workers),
             latencies: Latencies::new(workers),
             checks: Checks::new(spec.incarnation),

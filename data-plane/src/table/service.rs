@@ -27,6 +27,7 @@ use super::{
     outlets::Outlets,
     policy::PolicyInForce,
     rate_limit::RateLimits,
+    recovery::Pasts,
     replica::{Failure, Order, Replica},
     spec::{ReplicaSpec, ServiceSpec},
     transition::Transition,
@@ -98,6 +99,7 @@ struct Roster {
     replicas: Arc<[Arc<Replica>]>,
     /// What replicas that are gone had counted, so that the service's sums never go back.
     gone: ReplicaCounters,
+    pasts: Pasts,
 }
 
 impl Service {
@@ -109,8 +111,12 @@ impl Service {
         newness: Newness,
         now: Tick,
     ) -> Self {
-        let nobody =
-            Roster { policy: spec.policy, replicas: Arc::default(), gone: ReplicaCounters::default() };
+        let nobody = Roster {
+            policy: spec.policy,
+            replicas: Arc::default(),
+            gone: ReplicaCounters::default(),
+            pasts: Pasts::default(),
+        };
         let service = Self {
             name: spec.name.clone(),
             id: outlets.next_id(),
@@ -146,6 +152,7 @@ impl Service {
         let mut roster = self.roster();
         let mut obeyed = Vec::new();
         let mut replicas = Vec::with_capacity(spec.replicas.len());
+        let mut pasts = std::mem::take(&mut roster.pasts);
         for replica_spec in &spec.replicas {
             let known =
                 roster.replicas.binary_search_by(|replica| replica.key().replica.cmp(&replica_spec.id));
@@ -156,8 +163,14 @@ impl Service {
                 }
                 Some(known) => known.respecified(replica_spec, &self.here, self.workers, now),
                 None => {
-                    let (replica, changes) =
-                        Replica::new(&spec.name, replica_spec, &self.here, self.workers, now);
+                    let (replica, changes) = Replica::new(
+                        &spec.name,
+                        replica_spec,
+                        &self.here,
+                        self.workers,
+                        pasts.take(&replica_spec.id, now),
+                        now,
+                    );
                     if newness == Newness::Joining {
                         replica.begins(now);
                         replica.checks().joins();
@@ -174,9 +187,12 @@ impl Service {
         }
         replicas.iter().for_each(|replica| replica.follow_checks(&spec.policy.health_check));
         let is_gone = |replica: &&Arc<Replica>| !spec.has(&replica.key().replica);
-        let gone = roster.replicas.iter().filter(is_gone).map(|replica| replica.counters().ended());
-        let gone = gone.fold(roster.gone, ReplicaCounters::plus);
-        *roster = Roster { policy: spec.policy, replicas: replicas.into(), gone };
+        let mut gone = roster.gone;
+        for replica in roster.replicas.iter().filter(is_gone) {
+            gone = gone.plus(replica.counters().ended());
+            pasts.keep(replica, now);
+        }
+        *roster = Roster { policy: spec.policy, replicas: replicas.into(), gone, pasts };
         let speaks_more = |replica: &ReplicaSpec| replica.endpoint.protocol != Protocol::HTTP1;
         self.may_decline.store(spec.replicas.iter().any(speaks_more), Relaxed);
         self.limit_rate(&spec.policy.rate_limit);

@@ -69,6 +69,18 @@ impl Expected {
         }
     }
 
+    /// One that has left before, and was out then or has been out lately, goes on so.
+    pub(super) fn following(self, past: &Self, now: Tick) -> Self {
+        let is_out = matches!(past.state, State::Open | State::HalfOpen);
+        if !is_out && past.streak == 0 && !past.is_uncertain {
+            return self;
+        }
+        let Self { streak, is_uncertain, open_for, .. } = *past;
+        let state = if is_out { State::Open } else { State::Closed };
+        let spared_until = now.plus(open_for / 4);
+        Self { state, streak, is_uncertain, open_for, spared_until, healthy_since: now, ..self }
+    }
+
     /// A probe is on its way, and counts as lost from `lost` on.
     pub(super) fn probe_sent(&mut self, lost: Tick) {
         self.state = State::HalfOpen;

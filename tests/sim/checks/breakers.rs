@@ -17,6 +17,8 @@ pub(crate) struct Breakers {
     /// Attempts under way at each breaker, those of replicas that are gone included.
     under_way: BTreeMap<u64, UnderWay>,
     made: u64,
+    /// Of replicas that have left, with the time from which they are forgotten.
+    departed: BTreeMap<ReplicaKey, (Expected, Tick)>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -50,7 +52,13 @@ pub(crate) struct Waited {
 
 impl Breakers {
     pub(crate) fn new(policy: policy::Breaker) -> Self {
-        Self { policy, by_key: BTreeMap::new(), under_way: BTreeMap::new(), made: 0 }
+        Self {
+            policy,
+            by_key: BTreeMap::new(),
+            under_way: BTreeMap::new(),
+            made: 0,
+            departed: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn get(&self, key: &ReplicaKey) -> Option<&Expected> {
@@ -66,7 +74,11 @@ impl Breakers {
                 let known = before.remove(&key);
                 let mut breaker = known.unwrap_or_else(|| {
                     self.made += 1;
-                    Expected::closed(self.made, replica.incarnation, now)
+                    let new = Expected::closed(self.made, replica.incarnation, now);
+                    match self.departed.remove(&key).filter(|(_, until)| now < *until) {
+                        Some((past, _)) => new.following(&past, now),
+                        None => new,
+                    }
                 });
                 if breaker.incarnation != replica.incarnation {
                     breaker.incarnation = replica.incarnation;
@@ -76,6 +88,9 @@ impl Breakers {
                 self.by_key.insert(key, breaker);
             }
         }
+        // Who fails after every start is no better for having left in order.
+        let until = now.plus(Duration::from_secs(600));
+        self.departed.extend(before.into_iter().map(|(key, gone)| (key, (gone, until))));
     }
 
     /// An attempt was let through to a replica; `regardless` of its breaker, if so few others let traffic through.

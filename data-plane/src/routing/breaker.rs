@@ -136,6 +136,26 @@ impl Permit {
     pub fn is_probe(&self) -> bool {
         self.probe
     }
+
+    /// How its breaker came to let it through.
+    pub fn admitted(&self) -> Admitted {
+        match self.generation {
+            Self::VOID => Admitted::Regardless,
+            _ if self.probe => Admitted::AsProbe,
+            _ => Admitted::LikeAll,
+        }
+    }
+}
+
+/// How a breaker came to let a request through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admitted {
+    /// It lets all through.
+    LikeAll,
+    /// To find out how the replica is.
+    AsProbe,
+    /// It lets nobody through, and was not heeded: see [`Breaker::admit_regardless`].
+    Regardless,
 }
 
 /// What became of a request.

@@ -12,3 +12,4 @@ mod schedule;
 
 pub(crate) use checker::Checker;
 pub(crate) use counts::{CHECK_BOUNDS, CheckCounts, Ended};
+pub(crate) use probe::Kind as CheckKind;

@@ -29,8 +29,8 @@ mod windows;
 
 pub use balancing::Draw;
 pub use breaker::{
-    Admission, Breaker, Change, ForcedState, Heard, PROBE_BODY, Permit, Reason, Rejected, Rule, State, View,
-    Withheld,
+    Admission, Admitted, Breaker, Change, ForcedState, Heard, PROBE_BODY, Past, Permit, Reason, Rejected,
+    Rule, State, View, Withheld,
 };
 pub use buckets::{LATENCY_BUCKETS, bucket_of, middle_of};
 pub use budget::{Budget, BudgetView};

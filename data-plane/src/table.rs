@@ -22,6 +22,7 @@ mod outlets;
 mod pending;
 mod policy;
 mod rate_limit;
+mod recovery;
 mod replica;
 mod service;
 mod spec;
@@ -42,7 +43,7 @@ use std::{
 
 use arc_swap::{ArcSwap, Guard};
 use gateway_proto::{Locality, ServiceName, route::Route};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
 pub use crate::routing::{LATENCY_BUCKETS, Refused};
 pub use changes::Seen;
@@ -71,7 +72,7 @@ pub use transition::Transition;
 pub use view::{FailOpen, Unavailable};
 
 use crate::{clock::Moment, routes::Routes, routing::Tick};
-use changes::{Changed, Changes};
+use changes::Changed;
 use departed::Departed;
 use directory::Directory;
 use outlets::Outlets;
@@ -87,13 +88,11 @@ pub type HeldService = Arc<Arc<Service>>;
 #[derive(Debug)]
 pub struct Table {
     services: Directory,
-    changes: Changes,
     departed: Departed,
     routes: ArcSwap<Routes>,
     /// Whether there are any, so that who has none pays nothing for them.
     has_routes: AtomicBool,
     is_filled: AtomicBool,
-    applied: Notify,
     outlets: Arc<Outlets>,
     workers: usize,
     here: Arc<Locality>,
@@ -114,12 +113,10 @@ impl Table {
         let (transitions, receiver) = TransitionSink::new();
         let table = Self {
             services: Directory::new(),
-            changes: Changes::default(),
             departed: Departed::default(),
             routes: ArcSwap::default(),
             has_routes: AtomicBool::new(false),
             is_filled: AtomicBool::new(false),
-            applied: Notify::new(),
             outlets: Arc::new(Outlets::new(transitions, workers)),
             workers,
             here: Arc::new(here),
@@ -162,10 +159,10 @@ impl Table {
             self.services.change(come, &leaving);
         }
         self.outlets.drains.apply(changed, gone);
-        self.changes.note(changed.iter().map(|spec| &spec.name));
-        self.changes.note(gone.iter());
+        self.outlets.changes.note(changed.iter().map(|spec| &spec.name));
+        self.outlets.changes.note(gone.iter());
         self.is_filled.store(true, Release);
-        self.applied.notify_one();
+        self.outlets.check_changes.notify_one();
     }
 
     /// Has faults injected that policies say, from the next [`Table::inject`] on. Without it they are ignored.
@@ -188,9 +185,10 @@ impl Table {
         self.outlets.rate_keys_forgotten()
     }
 
-    /// Completes when something was applied since the last call. For one caller; cancel safe.
-    pub async fn applied(&self) {
-        self.applied.notified().await;
+    /// Completes when others may be to be checked than at the last call: something was applied, or a breaker opened whose
+    /// replica's port is checked from now on. For one caller; cancel safe.
+    pub async fn checks_changed(&self) {
+        self.outlets.check_changes.notified().await;
     }
 
     /// Whether anything was applied yet. Before that a service is not missing, but unknown.
@@ -240,7 +238,7 @@ impl Table {
         seen: Seen,
         knows: impl IntoIterator<Item = &'a ServiceName>,
     ) -> (BTreeSet<ServiceName>, Seen) {
-        let (changed, seen) = self.changes.since(seen);
+        let (changed, seen) = self.outlets.changes.since(seen);
         let names = match changed {
             Changed::These(names) => names,
             Changed::Anything => self.services().keys().cloned().chain(knows.into_iter().cloned()).collect(),
@@ -250,7 +248,7 @@ impl Table {
 
     /// How far who looks at everything from now on has seen its changes.
     pub fn seen(&self) -> Seen {
-        self.changes.seen()
+        self.outlets.changes.seen()
     }
 
     /// Whether any replica is left alone because of its breaker. Lock-free.

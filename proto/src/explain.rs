@@ -53,6 +53,8 @@ pub struct Facts {
     pub removed: Option<v1::RemovedReplica>,
     /// The rules in force.
     pub policy: policy::Breaker,
+    /// How requests are shared out among its peers.
+    pub balancing: policy::Balancing,
     /// What operators have decided that may concern it.
     pub overrides: Vec<v1::OverrideEntry>,
     /// The registry's revision.

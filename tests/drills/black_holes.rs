@@ -51,7 +51,8 @@ pub(crate) async fn black_hole(size: Size, figures: &mut Figures) {
     );
 
     filter.heals();
-    figures.show("a full share again after", format!("{:.1?}", full_share(proxy, replicas).await));
+    // Its checks find out that it is back, not the next probe of a breaker that may be open for a minute.
+    figures.prompt("a full share again", [3 * SECOND, 10 * SECOND], full_share(proxy, replicas).await);
 }
 
 /// How long it takes until the first replica has a third of the requests again.

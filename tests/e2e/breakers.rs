@@ -55,7 +55,8 @@ async fn a_failed_probe_opens_the_breaker_for_longer() {
     })
     .await;
     load.stop().await.assert_flawless();
-    assert_eq!(again.reason, "probe failed: connect refused");
+    assert_eq!(again.reason, "consecutive_failures 5 >= 5: connect refused", "what opened it is not lost");
+    assert_eq!(again.last_failed_probe.unwrap().reason, "probe failed: connect refused");
     let seconds = |time: prost_types::Timestamp| time.seconds as f64 + f64::from(time.nanos) / 1e9;
     let rest = seconds(again.retry_time.unwrap()) - seconds(again.state_change_time.unwrap());
     // Twice the first second, give or take a fifth.

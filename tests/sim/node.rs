@@ -96,7 +96,7 @@ impl Node {
             env.after(MS, Event::Node(number, NodeEvent::Check { life }));
         }
         let all: Vec<_> = node.snapshot.services().map(|service| service.name.clone()).collect();
-        node.route_by(env, &all);
+        node.route_by(env, &all).expect("no breaker is open yet");
         node
     }
 

@@ -163,6 +163,7 @@ pub(super) fn parse_breaker(node: &NodeId, mut wire: v1::Breaker) -> Result<(Rep
         let check = parse_check(check).map_err(|invalid| invalid.within("health_check"));
         check.map(Box::new)
     });
+    let behind = parse_behind(&mut wire);
     wire.last_errors.truncate(MAX_LAST_ERRORS);
     wire.last_failures.truncate(MAX_LAST_ERRORS);
     let row = Row {
@@ -196,7 +197,7 @@ pub(super) fn parse_breaker(node: &NodeId, mut wire: v1::Breaker) -> Result<(Rep
         check: check.transpose()?,
         registration_attempt_count: wire.registration_attempt_count.max(0),
         registration_failure_count: wire.registration_failure_count.max(0),
-        behind: parse_behind(wire.last_trip, wire.last_withheld_trip, wire.measures, wire.out_time),
+        behind,
         last_failures: wire.last_failures.into_iter().map(parse_failure).collect(),
         trip_streak: u8::try_from(wire.trip_streak.max(0)).unwrap_or(u8::MAX),
         stands_by: wire.stands_by,
@@ -251,22 +252,17 @@ fn parse_check(wire: v1::HealthCheck) -> Result<v1::HealthCheck, Invalid> {
     })
 }
 
-fn parse_behind(
-    last: Option<v1::Trip>,
-    withheld: Option<v1::Trip>,
-    measures: Option<v1::Measures>,
-    out_time: Option<prost_types::Timestamp>,
-) -> Option<Box<Behind>> {
-    let out_time = out_time.filter(time::is_valid);
-    let is_any = last.is_some() || withheld.is_some() || measures.is_some() || out_time.is_some();
-    is_any.then(|| {
-        Box::new(Behind {
-            last_trip: last.map(parse_trip),
-            withheld: withheld.map(parse_trip),
-            measures: measures.map(parse_measures),
-            out_time,
-        })
-    })
+fn parse_behind(wire: &mut v1::Breaker) -> Option<Box<Behind>> {
+    let behind = Behind {
+        last_trip: wire.last_trip.take().map(parse_trip),
+        failed_probe: wire.last_failed_probe.take().map(parse_trip),
+        withheld: wire.last_withheld_trip.take().map(parse_trip),
+        measures: wire.measures.take().map(parse_measures),
+        out_time: wire.out_time.filter(time::is_valid),
+        port_checked: wire.port_checked,
+        nobody_else: wire.nobody_else,
+    };
+    (behind != Behind::default()).then(|| Box::new(behind))
 }
 
 fn parse_trip(wire: v1::Trip) -> v1::Trip {

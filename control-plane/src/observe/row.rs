@@ -45,12 +45,15 @@ pub struct Row {
 }
 
 /// Since when a breaker is not closed, how it opened last, how it would have, and how slow its replica is.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Behind {
     pub(super) last_trip: Option<v1::Trip>,
+    pub(super) failed_probe: Option<v1::Trip>,
     pub(super) withheld: Option<v1::Trip>,
     pub(super) measures: Option<v1::Measures>,
     pub(super) out_time: Option<Timestamp>,
+    pub(super) port_checked: bool,
+    pub(super) nobody_else: bool,
 }
 
 impl Row {
@@ -107,6 +110,9 @@ impl Row {
             registration_attempt_count: self.registration_attempt_count,
             registration_failure_count: self.registration_failure_count,
             last_trip: self.behind.as_ref().and_then(|behind| behind.last_trip.clone()),
+            last_failed_probe: self.behind.as_ref().and_then(|behind| behind.failed_probe.clone()),
+            port_checked: self.behind.as_ref().is_some_and(|behind| behind.port_checked),
+            nobody_else: self.behind.as_ref().is_some_and(|behind| behind.nobody_else),
             last_withheld_trip: self.behind.as_ref().and_then(|behind| behind.withheld.clone()),
             last_failures: self.last_failures.to_vec(),
             trip_streak: self.trip_streak.into(),

@@ -122,6 +122,7 @@ impl Common {
                 by_owner: removed.by_owner,
             }),
             policy: self.policy.breaker,
+            balancing: self.policy.balancing,
             overrides: self.overrides.iter().filter(is_about).cloned().collect(),
             revision: self.revision,
         }

@@ -42,13 +42,15 @@ pub(super) fn explain(admin: &Admin, key: &ReplicaKey) -> Result<v1::ExplainRepl
     });
     let snapshot = mirror.snapshot();
     let overrides = snapshot.overrides().filter(|entry| entry.service == key.service.as_str());
+    let policy = service.map(|service| *service.policy()).unwrap_or_default();
     let facts = Facts {
         now: moment.wall,
         service: key.service.to_string(),
         replica_id: key.replica.to_string(),
         replica: Some(replica),
         removed: None,
-        policy: service.map(|service| service.policy().breaker).unwrap_or_default(),
+        policy: policy.breaker,
+        balancing: policy.balancing,
         overrides: overrides.map(|entry| (**entry).clone()).collect(),
         revision: snapshot.revision(),
     };

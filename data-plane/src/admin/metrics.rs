@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::Admin;
 use crate::{
-    health::{CHECK_BOUNDS, CheckCounts, Ended},
+    health::{CHECK_BOUNDS, CheckKind, Ended},
     proxy::Active,
     report::{journal::Kind, rows::state_name},
     routing::State,
@@ -194,10 +194,10 @@ impl Metrics {
 
     fn encode_checks(&self, services: &Services, out: &mut Families<'_>) -> fmt::Result {
         let counts = &self.0.checks;
-        let ended = CheckCounts::METHODS.into_iter().flat_map(|method| {
-            Ended::ALL.map(|ended| ([method.name(), ended.name()], counts.read(method, ended)))
-        });
-        let help = "Health checks that ended, by their type; void ones could not be carried out";
+        let ended = CheckKind::ALL
+            .into_iter()
+            .flat_map(|kind| Ended::ALL.map(|ended| ([kind.name(), ended.name()], counts.read(kind, ended))));
+        let help = "Health checks that ended, by their type, port: whether anybody listens again; void ones could not be carried out";
         out.counters("gateway_health_checks", help, ["type", "result"], ended)?;
         let mut replicas = Vec::new();
         for service in services.values() {

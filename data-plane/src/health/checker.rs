@@ -5,7 +5,7 @@
 
 use std::{panic::resume_unwind, sync::Arc, time::Duration};
 
-use gateway_proto::{ReplicaId, ReplicaKey, policy::HealthCheck};
+use gateway_proto::{ReplicaId, ReplicaKey, ServiceName, policy::HealthCheck};
 use gateway_runtime::{Shutdown, tls::ClientTls};
 use tokio::{
     task::{JoinError, JoinSet},
@@ -15,7 +15,7 @@ use tokio::{
 use super::{
     check,
     counts::{CheckCounts, Ended},
-    probe::{Failure, Lookups, Probe},
+    probe::{Failure, Kind, Lookups, Probe},
     schedule::{Mark, Schedule},
 };
 use crate::{
@@ -27,6 +27,8 @@ use crate::{
 
 /// Between two looks at the table, at least this long.
 const PAUSE: Duration = Duration::from_millis(10);
+/// Between two looks at a port, a fifth more or less.
+const PORT_PAUSE: Duration = Duration::from_secs(1);
 /// Of the time, looking at the table takes no more than one part in this many.
 const SHARE: u32 = 20;
 
@@ -78,7 +80,7 @@ impl Checker {
                         self.take_all(&mut schedule, done);
                     }
                 }
-                () = self.table.applied(), if !has_changed => has_changed = true,
+                () = self.table.checks_changed(), if !has_changed => has_changed = true,
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
             }
         }
@@ -88,22 +90,29 @@ impl Checker {
     fn look(&self, schedule: &mut Schedule, seen: &mut Seen) {
         let (changed, now) = self.table.changed_since(*seen, schedule.services());
         *seen = now;
-        let now = self.clock.now();
-        for name in changed {
-            let service = self.table.service(name.as_str());
-            let wanted = service.as_deref().map(wanted).unwrap_or_default();
-            schedule.set(&name, wanted, now);
-        }
+        changed.iter().for_each(|name| self.look_at(name, schedule));
     }
 
+    fn look_at(&self, name: &ServiceName, schedule: &mut Schedule) {
+        let service = self.table.service(name.as_str());
+        let wanted = service.as_deref().map(wanted).unwrap_or_default();
+        schedule.set(name, wanted, self.clock.now());
+    }
+
+    /// Begins what is due and may begin.
     fn begin_all(&self, schedule: &mut Schedule, running: &mut JoinSet<Done>, lookups: &Lookups) {
         let now = self.clock.now();
         while let Some(key) = schedule.begin(now) {
-            let Some((_, replica, probe)) = self.find(&key) else {
-                // The look at the table that is due will drop it.
+            let Some((service, replica, probe)) = self.find(&key) else {
+                // It is not to be checked any more: its breaker has closed, or a change is to be looked at yet.
                 schedule.ended(&key, now, now.plus(PAUSE));
+                self.look_at(&key.service, schedule);
                 continue;
             };
+            if probe.kind == Kind::Port && !service.waits_for_port(&replica, now) {
+                schedule.ended(&key, now, now.plus(pause(&probe, &service, &replica, now)));
+                continue;
+            }
             replica.schedule_check(None);
             let incarnation = replica.incarnation();
             let (lookups, tls) = (lookups.clone(), Arc::clone(&self.tls));
@@ -119,7 +128,10 @@ impl Checker {
     fn find(&self, key: &ReplicaKey) -> Option<(Arc<Service>, Arc<Replica>, Probe)> {
         let service = self.table.service(key.service.as_str())?;
         let replica = service.replica(&key.replica)?;
-        let probe = probe(&replica, &service.policy().health_check)?;
+        let policy = service.policy().health_check;
+        let port = || service.is_port_checked(&replica);
+        let probe = check_of(&replica, &policy)
+            .or_else(|| port().then(|| Probe::of_port(replica.endpoint().clone(), &policy)))?;
         Some((service, replica, probe))
     }
 
@@ -143,25 +155,32 @@ impl Checker {
                 Ended::Void
             }
         };
-        self.counts.ended(probe.method, kind, now.since(began));
+        self.counts.ended(probe.kind, kind, now.since(began));
         let Some((service, replica, wanted)) = self.find(&key) else {
             schedule.ended(&key, now, now.plus(PAUSE));
             return;
         };
         // What answers another question than is asked by now says nothing.
         if kind != Ended::Void && probe.mark() == wanted.mark() {
-            let failure = match ended {
-                Err(Failure::Failed(why)) => Some(why.into()),
-                _ => None,
-            };
-            let result = check::Result { method: probe.method, began, ended: now, failure };
-            if let Some(change) = service.checked(&key.replica, incarnation, result, now) {
-                self.journal.record_check(change);
+            match probe.kind {
+                Kind::Port => {
+                    if kind == Ended::Passed && service.port_accepts(&replica, incarnation, now) {
+                        tracing::info!(service = %key.service, replica = %key.replica, "its port accepts again: the next request is a probe");
+                    }
+                }
+                Kind::Check(method) => {
+                    let failure = match ended {
+                        Err(Failure::Failed(why)) => Some(why.into()),
+                        _ => None,
+                    };
+                    let result = check::Result { method, began, ended: now, failure };
+                    if let Some(change) = service.checked(&key.replica, incarnation, result, now) {
+                        self.journal.record_check(change);
+                    }
+                }
             }
         }
-        let policy = service.policy().health_check;
-        let pause = replica.check().pause(now, &policy, rand::random());
-        let due = schedule.ended(&key, now, now.plus(pause));
+        let due = schedule.ended(&key, now, now.plus(pause(&wanted, &service, &replica, now)));
         replica.schedule_check(due);
     }
 }
@@ -169,16 +188,30 @@ impl Checker {
 /// Everybody of a service who is to be checked.
 fn wanted(service: &Service) -> Vec<(ReplicaId, i64, Mark)> {
     let policy = service.policy().health_check;
-    let replicas = policy.checks_any().then(|| service.replicas());
-    let wanted = |replica: &Arc<Replica>| {
-        let probe = probe(replica, &policy)?;
-        Some((replica.key().replica.clone(), replica.incarnation(), probe.mark()))
+    if !policy.checks_any() {
+        return Vec::new();
+    }
+    let want = |replica: &Replica, probe: Probe| {
+        (replica.key().replica.clone(), replica.incarnation(), probe.mark())
     };
-    replicas.iter().flat_map(|replicas| replicas.iter()).filter_map(wanted).collect()
+    let replicas = service.replicas();
+    let checked = replicas.iter().filter_map(|replica| Some(want(replica, check_of(replica, &policy)?)));
+    let ports = service.port_checked().into_iter();
+    let ports = ports.map(|replica| want(&replica, Probe::of_port(replica.endpoint().clone(), &policy)));
+    checked.chain(ports).collect()
 }
 
-/// The check of a replica, if it is to be checked.
-fn probe(replica: &Replica, policy: &HealthCheck) -> Option<Probe> {
+/// How long to wait before the next one.
+fn pause(probe: &Probe, service: &Service, replica: &Replica, now: Tick) -> Duration {
+    let chance: f64 = rand::random();
+    match probe.kind {
+        Kind::Port => PORT_PAUSE.mul_f64(0.8 + 0.4 * chance),
+        Kind::Check(_) => replica.check().pause(now, &service.policy().health_check, chance),
+    }
+}
+
+/// The check of a replica, if its policy has one.
+fn check_of(replica: &Replica, policy: &HealthCheck) -> Option<Probe> {
     let method = replica.check_method(policy)?;
     Some(Probe::new(replica.endpoint().clone(), method, policy))
 }

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use gateway_proto::policy::CheckMethod;
+use super::probe::Kind;
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub(crate) const CHECK_BOUNDS: [f64; 7] = [0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5
 /// Counts of all checks since the start.
 #[derive(Debug, Default)]
 pub(crate) struct CheckCounts {
-    ended: [[AtomicU64; Ended::ALL.len()]; Self::METHODS.len()],
+    ended: [[AtomicU64; Ended::ALL.len()]; Kind::ALL.len()],
     /// By the first bound that is not exceeded; the last one has the rest.
     durations: [AtomicU64; CHECK_BOUNDS.len() + 1],
     nanos: AtomicU64,
@@ -44,10 +44,8 @@ pub(crate) struct CheckCounts {
 }
 
 impl CheckCounts {
-    pub(crate) const METHODS: [CheckMethod; 3] = [CheckMethod::Tcp, CheckMethod::Http, CheckMethod::Grpc];
-
-    pub(super) fn ended(&self, method: CheckMethod, ended: Ended, took: Duration) {
-        self.ended[method as usize][ended as usize].fetch_add(1, Relaxed);
+    pub(super) fn ended(&self, kind: Kind, ended: Ended, took: Duration) {
+        self.of(kind)[ended as usize].fetch_add(1, Relaxed);
         let seconds = took.as_secs_f64();
         let place = CHECK_BOUNDS.iter().position(|bound| seconds <= *bound);
         self.durations[place.unwrap_or(CHECK_BOUNDS.len())].fetch_add(1, Relaxed);
@@ -61,8 +59,13 @@ impl CheckCounts {
     }
 
     /// Checks that ended so.
-    pub(crate) fn read(&self, method: CheckMethod, ended: Ended) -> u64 {
-        self.ended[method as usize][ended as usize].load(Relaxed)
+    pub(crate) fn read(&self, kind: Kind, ended: Ended) -> u64 {
+        self.of(kind)[ended as usize].load(Relaxed)
+    }
+
+    fn of(&self, kind: Kind) -> &[AtomicU64; Ended::ALL.len()] {
+        let place = Kind::ALL.iter().position(|one| *one == kind);
+        &self.ended[place.expect("all of them are listed")]
     }
 
     /// Sum of the durations in seconds, and counts by the first bound that is not exceeded.

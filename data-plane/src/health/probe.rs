@@ -15,7 +15,7 @@ use std::{
 use bytes::{BufMut, Bytes, BytesMut};
 use gateway_proto::{
     Endpoint, code_name,
-    endpoint::Kind,
+    endpoint::Kind as Spoken,
     policy::{CheckHost, CheckMethod, CheckPath, GrpcService, HealthCheck, Statuses},
 };
 use gateway_runtime::tls::ClientTls;
@@ -58,12 +58,46 @@ const NO_FILE_LEFT: [i32; 2] = [23, 24];
 #[derive(Debug, Clone)]
 pub(super) struct Probe {
     pub(super) endpoint: Endpoint,
-    pub(super) method: CheckMethod,
+    pub(super) kind: Kind,
     timeout: Duration,
     path: CheckPath,
     host: CheckHost,
     expected: Statuses,
     service: GrpcService,
+}
+
+/// What a check is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    /// For a verdict on the replica, as its policy says.
+    Check(CheckMethod),
+    /// For whether anybody listens at its port again.
+    Port,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 4] = [
+        Self::Check(CheckMethod::Tcp),
+        Self::Check(CheckMethod::Http),
+        Self::Check(CheckMethod::Grpc),
+        Self::Port,
+    ];
+
+    /// As metrics name it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Check(method) => method.name(),
+            Self::Port => "port",
+        }
+    }
+
+    /// What it asks of a replica.
+    fn method(self) -> CheckMethod {
+        match self {
+            Self::Check(method) => method,
+            Self::Port => CheckMethod::Tcp,
+        }
+    }
 }
 
 /// Why a check did not pass, in words for people.
@@ -94,9 +128,18 @@ impl Default for Lookups {
 
 impl Probe {
     pub(super) fn new(endpoint: Endpoint, method: CheckMethod, policy: &HealthCheck) -> Self {
+        Self::of_kind(Kind::Check(method), endpoint, policy)
+    }
+
+    /// One that goes as far as a connection, whatever the policy asks for.
+    pub(super) fn of_port(endpoint: Endpoint, policy: &HealthCheck) -> Self {
+        Self::of_kind(Kind::Port, endpoint, policy)
+    }
+
+    fn of_kind(kind: Kind, endpoint: Endpoint, policy: &HealthCheck) -> Self {
         Self {
             endpoint,
-            method,
+            kind,
             timeout: policy.timeout,
             path: policy.path,
             host: policy.host,
@@ -108,7 +151,7 @@ impl Probe {
     /// A number for all that it depends on, but for the time that it may take.
     pub(super) fn mark(&self) -> Mark {
         let mut hasher = DefaultHasher::new();
-        (&self.endpoint, self.method, self.path, self.host, self.expected, self.service).hash(&mut hasher);
+        (&self.endpoint, self.kind, self.path, self.host, self.expected, self.service).hash(&mut hasher);
         hasher.finish()
     }
 
@@ -121,17 +164,17 @@ impl Probe {
         let (reader, writer) = stream.into_split();
         let stream = tokio::io::join(Bounded { reader, left: MAX_READ }, writer);
         let answered = async {
-            if self.method == CheckMethod::Tcp {
+            if self.kind.method() == CheckMethod::Tcp {
                 return Ok(());
             }
             match self.endpoint.protocol.kind() {
-                Kind::Tls(_) => {
+                Spoken::Tls(_) => {
                     let stream = self.encrypt(stream, tls).await?;
                     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                     self.ask(stream, is_http2).await
                 }
-                Kind::H2c => self.ask(stream, true).await,
-                Kind::Http1 => self.ask(stream, self.method == CheckMethod::Grpc).await,
+                Spoken::H2c => self.ask(stream, true).await,
+                Spoken::Http1 => self.ask(stream, self.kind.method() == CheckMethod::Grpc).await,
             }
         };
         timeout_at(deadline, answered).await.map_err(|_| late("answer"))?
@@ -195,7 +238,7 @@ impl Probe {
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         is_http2: bool,
     ) -> Result<(), Failure> {
-        match (self.method, is_http2) {
+        match (self.kind.method(), is_http2) {
             (CheckMethod::Grpc, true) => self.ask_grpc(stream).await,
             (CheckMethod::Grpc, false) => Err(Failure::of("gRPC needs HTTP/2, which it does not speak")),
             (_, true) => self.get_http2(stream).await,

@@ -544,7 +544,7 @@ impl Journey<'_> {
         let number = self.attempts.get() + 1;
         self.attempts.set(number);
         if let Some(trail) = self.trail {
-            trail.attempt(number, attempt.replica(), attempt.is_probe(), attempt.began());
+            trail.attempt(number, attempt.replica(), attempt.admitted(), attempt.began());
             if let Some(traced) = trail.traced() {
                 traced.look_at(&self.service, attempt.began());
             }

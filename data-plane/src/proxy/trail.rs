@@ -26,7 +26,7 @@ use super::{
 use crate::{
     access_log::{AccessLog, Attempted, Entry, Outcome, Request},
     clock::Moment,
-    routing::Tick,
+    routing::{Admitted, Tick},
     table::{FallbackKind, Replica},
     traces::{Event, Story, Traceparent, Tracer, Tried},
 };
@@ -111,7 +111,7 @@ struct Told {
 struct Attempt {
     number: usize,
     replica: Arc<Replica>,
-    is_probe: bool,
+    admitted: Admitted,
     began: Tick,
     ended: Option<(Outcome, Duration)>,
 }
@@ -190,14 +190,14 @@ impl Trail {
     }
 
     /// A replica is asked for the `number`th time, from `began` on.
-    pub(super) fn attempt(&self, number: usize, replica: &Arc<Replica>, is_probe: bool, began: Tick) {
+    pub(super) fn attempt(&self, number: usize, replica: &Arc<Replica>, admitted: Admitted, began: Tick) {
         let mut told = self.told.borrow_mut();
         told.attempt_count = number;
         if told.attempts.len() == MAX_ATTEMPTS {
             // The last one is who answers.
             told.attempts.pop();
         }
-        told.attempts.push(Attempt { number, replica: Arc::clone(replica), is_probe, began, ended: None });
+        told.attempts.push(Attempt { number, replica: Arc::clone(replica), admitted, began, ended: None });
     }
 
     /// What the attempt of that number came to, by its response head or without one.
@@ -267,7 +267,7 @@ impl Trail {
         let attempts = told.attempts.into_iter().map(|attempt| Tried {
             number: attempt.number,
             replica: attempt.replica,
-            is_probe: attempt.is_probe,
+            is_probe: attempt.admitted == Admitted::AsProbe,
             began: attempt.began.since(began),
             ended: attempt.ended,
         });
@@ -403,8 +403,11 @@ impl Told {
         match (self.error, self.attempts.last()) {
             (Some("breaker_open"), _) => Some("open"),
             (Some("breaker_forced_open"), _) => Some("forced_open"),
-            (_, Some(attempt)) if attempt.is_probe => Some("probe"),
-            (_, Some(_)) => Some("closed"),
+            (_, Some(attempt)) => Some(match attempt.admitted {
+                Admitted::LikeAll => "closed",
+                Admitted::AsProbe => "probe",
+                Admitted::Regardless => "regardless",
+            }),
             (_, None) => None,
         }
     }

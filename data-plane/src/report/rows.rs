@@ -38,6 +38,10 @@ pub(crate) struct Measured {
     pub(super) checks: u64,
     /// Whether a better tier is asked in its place.
     pub(super) stands_by: bool,
+    /// Whether its port is checked.
+    pub(super) port_checked: bool,
+    /// Whether neither it nor another replica lets requests through.
+    pub(super) nobody_else: bool,
     /// How slow it is.
     pub(super) measures: Measures,
     health_check: HealthCheck,
@@ -49,8 +53,9 @@ impl Measured {
         let policy = service.policy();
         let limit = replica.limit(&policy.concurrency);
         let (policy, health_check) = (policy.breaker, policy.health_check);
+        let view = replica.breaker_view(now, &policy);
         Self {
-            view: replica.breaker_view(now, &policy),
+            view,
             counters: replica.counters(),
             asked_regardless: service.asks_regardless(replica),
             limit: (limit < u64::MAX).then_some(limit),
@@ -58,6 +63,8 @@ impl Measured {
             checks: checks::fingerprint(replica, &health_check),
             health_check,
             stands_by: service.stands_by(replica),
+            port_checked: service.is_port_checked(replica),
+            nobody_else: !view.state.lets_all_through() && service.has_nobody_but(replica),
             measures: service.measures(replica, beside, now),
         }
     }
@@ -71,10 +78,20 @@ pub(crate) fn breaker(
     date: impl Fn(Tick) -> SystemTime,
 ) -> v1::Breaker {
     let Measured {
-        view, counters, asked_regardless, limit, pending, stands_by, health_check, measures, ..
+        view,
+        counters,
+        asked_regardless,
+        limit,
+        pending,
+        stands_by,
+        port_checked,
+        nobody_else,
+        health_check,
+        measures,
+        ..
     } = *measured;
     let registration = replica.registration_counters();
-    let History { changed_at, out_since, trip: last_trip, withheld } = replica.history();
+    let History { changed_at, out_since, trip: last_trip, failed_probe, withheld } = replica.history();
     let trip = last_trip.map(|trip| trip.change);
     let failures = replica.last_failures();
     v1::Breaker {
@@ -114,6 +131,9 @@ pub(crate) fn breaker(
         // The control plane's to say.
         report_time: None,
         last_trip: last_trip.map(|trip| trips::to_wire(&trip, &date)),
+        last_failed_probe: failed_probe.map(|trip| trips::to_wire(&trip, &date)),
+        port_checked,
+        nobody_else,
         last_withheld_trip: withheld.map(|trip| trips::to_wire(&trip, &date)),
         last_failures: failures.iter().map(|failure| failed_attempt(failure, &date)).collect(),
         trip_streak: view.streak.cast_signed(),
@@ -196,7 +216,10 @@ pub(super) fn message(transition: &Transition) -> String {
             Withheld::ObserveOnly => "the policy only observes",
             Withheld::MaxOpenRatio => "as many are open as max_open_ratio allows",
         };
-        return format!("breaker would have opened: {reason}; {why}");
+        return match from == to {
+            true => format!("breaker would have opened: {reason}; {why}"),
+            false => format!("breaker closed although {reason}: {why}"),
+        };
     }
     let order = || transition.order.as_deref();
     let said = || order().map(said).unwrap_or_default();

@@ -31,7 +31,8 @@
 //! is full again, each time: so after a ratio it takes as many in a row as nobody with that ratio is likely to have.
 //!
 //! A policy can withhold the arrow from CLOSED to OPEN: when it only observes, and when as many of the service's breakers
-//! are open as it allows. What would have happened is told then, at most once in a window.
+//! are open as it allows. What would have happened is told then, at most once in a window. One that only observes also has a
+//! failed probe lead to CLOSED, for no rule of it keeps anybody out.
 //!
 //! The breaker has no timer: whoever asks when a probe is due becomes the probe. It owns its counts and nothing
 //! else; it never decides who is asked, and publishes nothing.
@@ -42,6 +43,8 @@
 mod change;
 #[path = "breaker/orders.rs"]
 mod orders;
+#[path = "breaker/past.rs"]
+mod past;
 #[path = "breaker/transitions.rs"]
 mod transitions;
 #[path = "breaker/view.rs"]
@@ -56,6 +59,7 @@ use gateway_proto::policy;
 use self::word::SharedWord;
 pub use self::{
     change::{Change, Reason, Rule, Withheld},
+    past::Past,
     view::View,
 };
 use crate::routing::{
@@ -136,6 +140,26 @@ impl Permit {
     pub fn is_probe(&self) -> bool {
         self.probe
     }
+
+    /// How its breaker came to let it through.
+    pub fn admitted(&self) -> Admitted {
+        match self.generation {
+            Self::VOID => Admitted::Regardless,
+            _ if self.probe => Admitted::AsProbe,
+            _ => Admitted::LikeAll,
+        }
+    }
+}
+
+/// How a breaker came to let a request through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admitted {
+    /// It lets all through.
+    LikeAll,
+    /// To find out how the replica is.
+    AsProbe,
+    /// It lets nobody through, and was not heeded: see [`Breaker::admit_regardless`].
+    Regardless,
 }
 
 /// What became of a request.
@@ -180,6 +204,8 @@ pub struct Breaker {
     word: SharedWord,
     /// The tick at which somebody has to look: OPEN, the next probe; HALF_OPEN, the end of the probe's lease.
     until: AtomicU64,
+    /// Before this tick, what must not be sent twice is kept from being its probe.
+    spared_until: AtomicU64,
     /// Nanoseconds that it was open for last, jitter included; the streak decays by one in as long.
     open_time: AtomicU64,
     /// Start of the running healthy interval: the tick of closing, of the last failure, or of the last decay.
@@ -213,6 +239,7 @@ impl Breaker {
         Self {
             word: SharedWord::new(),
             until: AtomicU64::new(0),
+            spared_until: AtomicU64::new(0),
             open_time: AtomicU64::new(0),
             healthy_since: AtomicU64::new(0),
             trip_count: AtomicU64::new(0),
@@ -304,7 +331,7 @@ impl Breaker {
             Outcome::Success => return self.count_success(generation, latency, terms, may_open),
             Outcome::Neutral => {
                 if probe {
-                    self.release_probe(generation);
+                    self.release_probe(generation, terms.now);
                     return None;
                 }
                 return latency.and_then(|latency| self.count_wait(generation, latency, terms, may_open));
@@ -334,6 +361,12 @@ impl Breaker {
 
     fn until(&self) -> Tick {
         Tick::from_nanos(self.until.load(Acquire))
+    }
+
+    /// Until when requests that may be sent twice are waited for, if a probe is welcome from `due` on: a quarter of the time that
+    /// it was open for.
+    fn spared(&self, due: Tick) -> Tick {
+        due.plus(Duration::from_nanos(self.open_time.load(Acquire)) / 4)
     }
 }
 

@@ -138,6 +138,11 @@ impl Fault {
 }
 
 impl Fault {
+    /// Whether no connection came about, so that the next one may show that the replica is back.
+    pub fn is_unreached(self) -> bool {
+        matches!(self, Self::ConnectRefused | Self::ConnectTimeout | Self::ConnectFailed)
+    }
+
     /// One word for it, for machines.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -5,9 +5,11 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
+use tokio::sync::Notify;
+
 use super::{
-    drain::DrainBoard, fail_open::FailOpenChanges, injection::FaultRules, rate_limit::RateKeys,
-    transition::TransitionSink,
+    changes::Changes, drain::DrainBoard, fail_open::FailOpenChanges, injection::FaultRules,
+    rate_limit::RateKeys, transition::TransitionSink,
 };
 
 /// Shared by a table and its services.
@@ -17,8 +19,12 @@ pub(super) struct Outlets {
     pub(super) drains: DrainBoard,
     pub(super) fail_opens: FailOpenChanges,
     pub(super) faults: FaultRules,
+    /// Services that have changed.
+    pub(super) changes: Changes,
     /// Services of which replicas are left alone because of their breakers.
     pub(super) resting: AtomicUsize,
+    /// Others may be to be checked than before.
+    pub(super) check_changes: Notify,
     is_detailed: AtomicBool,
     /// Outcomes that are recorded of each replica; zero: none.
     recorded: AtomicUsize,
@@ -35,7 +41,9 @@ impl Outlets {
             drains: DrainBoard::new(workers),
             fail_opens: FailOpenChanges::default(),
             faults: FaultRules::default(),
+            changes: Changes::default(),
             resting: AtomicUsize::new(0),
+            check_changes: Notify::new(),
             is_detailed: AtomicBool::new(false),
             recorded: AtomicUsize::new(0),
             rate_keys: OnceLock::new(),

@@ -29,7 +29,7 @@ use crate::{
     handles::Handles,
     health::check::Check,
     routing::{
-        Breaker, Change, Fault, Heard, History as Outcomes, Recorded, Silence, State, Tick, Unheard,
+        Breaker, Change, Fault, Heard, History as Outcomes, Past, Recorded, Silence, State, Tick, Unheard,
         View as BreakerView,
         balancing::{Distance, FULL_SHARE, LatencyEstimate, next_step, ramp},
     },
@@ -82,7 +82,9 @@ struct Learnt {
 #[derive(Debug)]
 struct Memory {
     changed_at: Tick,
+    /// Of its outage, the first one.
     trip: Option<Trip>,
+    failed_probe: Option<Trip>,
     out_since: Option<Tick>,
     /// What had been counted when the present registration was first seen.
     before: ReplicaCounters,
@@ -105,6 +107,8 @@ pub(super) type Obeyed = [Option<(Change, Order)>; 2];
 pub struct Trip {
     /// When.
     pub at: Tick,
+    /// Of which registration.
+    pub incarnation: i64,
     /// The transition to open, with its rule and numbers.
     pub change: Change,
 }
@@ -116,8 +120,10 @@ pub struct History {
     pub changed_at: Tick,
     /// Since when it has not let all through, however often it let probes through meanwhile.
     pub out_since: Option<Tick>,
-    /// How it opened last, if ever.
+    /// How it opened last, if ever: from closed, or, where nothing else opened it in this outage of this registration, by a probe.
     pub trip: Option<Trip>,
+    /// The last probe that has failed since.
+    pub failed_probe: Option<Trip>,
     /// The last opening that was withheld, if ever.
     pub withheld: Option<Trip>,
 }
@@ -134,21 +140,28 @@ pub struct Failure {
 }
 
 impl Replica {
-    /// A replica that was not known before. Its breaker is in the state that an operator has decided on, if one did.
+    /// A replica that is not known, or not any more, but perhaps for its `past`. Its breaker is in the state that an operator has decided on, if one did.
     pub(super) fn new(
         service: &ServiceName,
         spec: &ReplicaSpec,
         here: &Locality,
         workers: usize,
+        past: Option<Past>,
         now: Tick,
     ) -> (Self, Obeyed) {
+        let new = Breaker::shared_by(workers);
+        let breaker = match past {
+            Some(past) => new.following(past, now),
+            None => new,
+        };
         // It has nothing yet that an order of before could reset.
         let reset = spec.reset.clone();
         let before = ReplicaCounters::default();
         let memory = Memory {
             changed_at: now,
-            out_since: None,
+            out_since: (!breaker.state().lets_all_through()).then_some(now),
             trip: None,
+            failed_probe: None,
             withheld: None,
             before,
             failures: VecDeque::new(),
@@ -156,7 +169,7 @@ impl Replica {
             reset,
         };
         let learnt = Learnt {
-            breaker: Breaker::shared_by(workers),
+            breaker,
             counts: AttemptCounts::new(workers),
             latencies: Latencies::new(workers),
             checks: Checks::new(spec.incarnation),
@@ -387,6 +400,7 @@ impl Replica {
             changed_at: memory.changed_at,
             out_since: memory.out_since,
             trip: memory.trip,
+            failed_probe: memory.failed_probe,
             withheld: memory.withheld,
         }
     }
@@ -394,6 +408,11 @@ impl Replica {
     /// The newest failures, newest first, at most five.
     pub fn last_failures(&self) -> Vec<Failure> {
         self.memory().failures.iter().cloned().collect()
+    }
+
+    /// How its last attempt failed that did.
+    pub(super) fn last_fault(&self) -> Option<Fault> {
+        self.memory().failures.front().map(|failure| failure.fault)
     }
 
     /// What was counted since the replica was first seen.
@@ -480,9 +499,12 @@ impl Replica {
     }
 
     pub(super) fn remember_change(&self, change: &Change, now: Tick) {
+        let trip = Trip { at: now, incarnation: self.incarnation(), change: *change };
         let mut memory = self.memory();
         if change.withheld.is_some() {
-            memory.withheld = Some(Trip { at: now, change: *change });
+            memory.withheld = Some(trip);
+        }
+        if change.is_told_only() {
             return;
         }
         memory.changed_at = now;
@@ -495,7 +517,16 @@ impl Replica {
             memory.unheard = Unheard::since(now);
         }
         if change.to == State::Open {
-            memory.trip = Some(Trip { at: now, change: *change });
+            let is_of_outage = |first: &Trip| {
+                first.incarnation == trip.incarnation
+                    && memory.out_since.is_some_and(|since| first.at >= since)
+            };
+            let goes_on = !change.from.lets_all_through() && memory.trip.as_ref().is_some_and(is_of_outage);
+            if goes_on {
+                memory.failed_probe = Some(trip);
+            } else {
+                (memory.trip, memory.failed_probe) = (Some(trip), None);
+            }
         }
     }
 

@@ -27,6 +27,7 @@ use super::{
     outlets::Outlets,
     policy::PolicyInForce,
     rate_limit::RateLimits,
+    recovery::Pasts,
     replica::{Failure, Order, Replica},
     spec::{ReplicaSpec, ServiceSpec},
     transition::Transition,
@@ -100,6 +101,7 @@ struct Roster {
     replicas: Arc<[Arc<Replica>]>,
     /// What replicas that are gone had counted, so that the service's sums never go back.
     gone: ReplicaCounters,
+    pasts: Pasts,
 }
 
 impl Service {
@@ -111,8 +113,12 @@ impl Service {
         newness: Newness,
         now: Tick,
     ) -> Self {
-        let nobody =
-            Roster { policy: spec.policy, replicas: Arc::default(), gone: ReplicaCounters::default() };
+        let nobody = Roster {
+            policy: spec.policy,
+            replicas: Arc::default(),
+            gone: ReplicaCounters::default(),
+            pasts: Pasts::default(),
+        };
         let service = Self {
             name: spec.name.clone(),
             id: outlets.next_id(),
@@ -149,6 +155,7 @@ impl Service {
         let mut roster = self.roster();
         let mut obeyed = Vec::new();
         let mut replicas = Vec::with_capacity(spec.replicas.len());
+        let mut pasts = std::mem::take(&mut roster.pasts);
         for replica_spec in &spec.replicas {
             let known =
                 roster.replicas.binary_search_by(|replica| replica.key().replica.cmp(&replica_spec.id));
@@ -159,8 +166,14 @@ impl Service {
                 }
                 Some(known) => known.respecified(replica_spec, &self.here, self.workers, now),
                 None => {
-                    let (replica, changes) =
-                        Replica::new(&spec.name, replica_spec, &self.here, self.workers, now);
+                    let (replica, changes) = Replica::new(
+                        &spec.name,
+                        replica_spec,
+                        &self.here,
+                        self.workers,
+                        pasts.take(&replica_spec.id, now),
+                        now,
+                    );
                     if newness == Newness::Joining {
                         replica.begins(now);
                         replica.checks().joins();
@@ -177,9 +190,12 @@ impl Service {
         }
         replicas.iter().for_each(|replica| replica.follow_checks(&spec.policy.health_check));
         let is_gone = |replica: &&Arc<Replica>| !spec.has(&replica.key().replica);
-        let gone = roster.replicas.iter().filter(is_gone).map(|replica| replica.counters().ended());
-        let gone = gone.fold(roster.gone, ReplicaCounters::plus);
-        *roster = Roster { policy: spec.policy, replicas: replicas.into(), gone };
+        let mut gone = roster.gone;
+        for replica in roster.replicas.iter().filter(is_gone) {
+            gone = gone.plus(replica.counters().ended());
+            pasts.keep(replica, now);
+        }
+        *roster = Roster { policy: spec.policy, replicas: replicas.into(), gone, pasts };
         let speaks_more = |replica: &ReplicaSpec| replica.endpoint.protocol != Protocol::HTTP1;
         self.may_decline.store(spec.replicas.iter().any(speaks_more), Relaxed);
         self.limit_rate(&spec.policy.rate_limit);
@@ -482,12 +498,16 @@ impl Service {
 
     fn changed(&self, replica: &Replica, change: Change, roster: Option<MutexGuard<'_, Roster>>, now: Tick) {
         replica.remember_change(&change, now);
-        // What was withheld changes nothing else, and is told.
-        if change.withheld.is_none() {
+        // What was only told changes nothing.
+        if !change.is_told_only() {
             if matches!(change.reason, Reason::ProbesSucceeded { .. } | Reason::ChecksPassed { .. }) {
                 replica.begins(now);
             }
             self.rebuild(&roster.unwrap_or_else(|| self.roster()), now);
+            if change.to == State::Open && self.is_port_checked(replica) {
+                self.outlets.changes.note([&self.name].into_iter());
+                self.outlets.check_changes.notify_one();
+            }
         } else {
             drop(roster);
         }
@@ -538,6 +558,7 @@ impl Service {
         if is_limited {
             self.is_limited.store(true, SeqCst);
         }
+        view.hasten_probes(now);
         self.view.store(Arc::new(view));
         self.is_limited.store(is_limited, SeqCst);
         self.stir();

@@ -4,6 +4,7 @@ mod affinity;
 mod backlog;
 mod bands;
 mod choice;
+mod recovery;
 
 use std::{
     sync::{

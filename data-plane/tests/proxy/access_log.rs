@@ -70,6 +70,21 @@ impl Log {
 }
 
 #[tokio::test]
+async fn of_a_request_that_a_resting_replica_is_asked_all_the_same_the_line_says_so() {
+    let log = Log::new();
+    let replica = Replica::start(|_, _| respond(500, "")).await;
+    let mut policy = Policy::default();
+    policy.breaker.fail_open_threshold = 1.0;
+    let gateway = log.start(&[replica.address], policy).await;
+    for _ in 0..6 {
+        assert_eq!(status(&gateway.send("GET /orders/1 HTTP/1.1\r\nhost: gw\r\n\r\n").await), 500);
+    }
+    let lines = log.lines(6).await;
+    let breakers: Vec<_> = lines.iter().map(|line| line["gw.breaker"].as_str().unwrap()).collect();
+    assert_eq!(breakers, ["closed", "closed", "closed", "closed", "closed", "regardless"]);
+}
+
+#[tokio::test]
 async fn a_request_that_went_well_has_one_line_with_all_that_is_known() {
     let log = Log::new();
     let replica = Replica::start(|_, _| ok("hello")).await;

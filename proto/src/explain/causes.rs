@@ -177,6 +177,8 @@ fn by_breaker(facts: &Facts, row: &v1::Breaker) -> Option<Cause> {
     if !matches!(row.state(), State::Open | State::HalfOpen) {
         return None;
     }
+    // What its predecessor failed says nothing of it.
+    let failures = row.last_failures.iter().filter(|_| standing::has_tripped(row));
     let (layer, effect) = match row.asked_regardless {
         true => (Layer::FailOpen, Effect::KeepsIn),
         false => (Layer::Breaker, Effect::KeepsOut),
@@ -185,8 +187,8 @@ fn by_breaker(facts: &Facts, row: &v1::Breaker) -> Option<Cause> {
         since_time,
         until_time: row.retry_time,
         until: standing::until_closed(facts, row),
-        evidence: row.last_failures.iter().take(MAX_EVIDENCE).cloned().collect(),
-        ..cause(layer, effect, standing::reason(row))
+        evidence: failures.take(MAX_EVIDENCE).cloned().collect(),
+        ..cause(layer, effect, standing::reason_and_probe(facts.now, row))
     })
 }
 

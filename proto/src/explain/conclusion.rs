@@ -245,6 +245,9 @@ fn blame(all: &Explanation) -> (Conclusion, String) {
 fn seen(all: &Explanation) -> String {
     let row = all.speaker.as_ref().and_then(|node| node.breaker.clone()).unwrap_or_default();
     let next = match (row.state(), left(all.facts.now, row.retry_time)) {
+        (v1::BreakerState::Open, Some(left)) if row.port_checked => {
+            format!("; next probe in {left}, or when its port accepts")
+        }
         (v1::BreakerState::Open, Some(left)) => format!("; next probe in {left}"),
         (v1::BreakerState::Open, None) => "; the next request is a probe".into(),
         _ => String::new(),

@@ -1,6 +1,6 @@
 //! What one data plane makes of the replica, and what its traffic says.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::{
     Facts, Word,
@@ -66,6 +66,14 @@ impl Waiting {
             0 => Self {
                 why: "replicas that are nearer to the data plane take all requests".into(),
                 until: "those that are nearer are out, or have failed the request",
+            },
+            priority if facts.balancing.overprovisioning_factor > 0.0 => Self {
+                why: format!(
+                    "with priority {priority} it is asked when too little of the better tiers is left, by \
+                     balancing.overprovisioning_factor {}, or they have failed the request",
+                    facts.balancing.overprovisioning_factor
+                ),
+                until: "too little of the better tiers is left, or they have failed the request",
             },
             priority => Self {
                 why: format!(
@@ -152,9 +160,31 @@ fn fails_checks(row: &v1::Breaker) -> bool {
     row.health_check.as_ref().is_some_and(|check| check.state() == v1::HealthCheckState::Failing)
 }
 
+/// Whether requests to this very registration opened its breaker, in the outage that it is in. Otherwise it has still to
+/// show how it is.
+pub(super) fn has_tripped(row: &v1::Breaker) -> bool {
+    let Some(trip) = &row.last_trip else { return false };
+    let is_of_outage = row.out_time.is_none_or(|out| {
+        trip.trip_time.is_some_and(|at| (at.seconds, at.nanos) >= (out.seconds, out.nanos))
+    });
+    is_of_outage && !is_of_predecessor(row)
+}
+
+fn is_of_predecessor(row: &v1::Breaker) -> bool {
+    row.last_trip.as_ref().is_none_or(|trip| trip.incarnation != 0 && trip.incarnation < row.incarnation)
+}
+
 /// Why it is out, or asked although it should be: by its breaker, or by its checks.
 pub(super) fn reason(row: &v1::Breaker) -> String {
-    let is_open = !matches!(row.state(), v1::BreakerState::Closed | v1::BreakerState::ForcedClosed);
+    use v1::BreakerState as State;
+    let is_open = !matches!(row.state(), State::Closed | State::ForcedClosed);
+    if matches!(row.state(), State::Open | State::HalfOpen) && !has_tripped(row) {
+        let before = match row.state() {
+            State::HalfOpen if row.last_trip.is_none() || !is_of_predecessor(row) => "it was forced open",
+            _ => "its predecessor failed",
+        };
+        return format!("{before}, and probes have still to show how it is");
+    }
     match &row.health_check {
         Some(check) if !is_open && check.state() == v1::HealthCheckState::Failing => {
             format!("active checks fail: {}", check.last_failure)
@@ -172,11 +202,20 @@ pub(super) fn since(row: &v1::Breaker) -> Option<prost_types::Timestamp> {
     }
 }
 
+/// The same, and how its last probe failed.
+pub(super) fn reason_and_probe(now: SystemTime, row: &v1::Breaker) -> String {
+    let reason = reason(row);
+    let Some(probe) = row.last_failed_probe.as_ref().filter(|_| has_tripped(row)) else { return reason };
+    let ago = ago(now, probe.trip_time).map(|ago| format!(" {ago} ago")).unwrap_or_default();
+    let why = probe.reason.strip_prefix("probe failed: ").unwrap_or(&probe.reason);
+    format!("{reason}; last probe{ago}: {why}")
+}
+
 /// Whether its own traffic, or its checks, show that the replica works.
 fn evidence(facts: &Facts, row: &v1::Breaker) -> v1::Evidence {
     use v1::BreakerState as State;
     match row.state() {
-        State::Open | State::HalfOpen => v1::Evidence::Fails,
+        State::Open | State::HalfOpen if has_tripped(row) => v1::Evidence::Fails,
         State::Closed | State::ForcedClosed => {
             let policy = &facts.policy;
             let (total, failed) = (row.window_request_count, row.window_failure_count);
@@ -192,7 +231,7 @@ fn evidence(facts: &Facts, row: &v1::Breaker) -> v1::Evidence {
                 v1::Evidence::None
             }
         }
-        State::ForcedOpen | State::Unspecified => v1::Evidence::None,
+        State::Open | State::HalfOpen | State::ForcedOpen | State::Unspecified => v1::Evidence::None,
     }
 }
 
@@ -209,8 +248,10 @@ fn sentences(facts: &Facts, node: &v1::NodeExplanation) -> (String, String) {
     let now = facts.now;
     let row = node.breaker.clone().unwrap_or_default();
     match node.standing() {
-        Standing::Rests => (format!("open: {}", row.reason), until_closed(facts, &row)),
-        Standing::Probes => (format!("half-open after {}", row.reason), until_closed(facts, &row)),
+        Standing::Rests => (format!("open: {}", reason_and_probe(now, &row)), until_closed(facts, &row)),
+        Standing::Probes => {
+            (format!("half-open: {}", reason_and_probe(now, &row)), until_closed(facts, &row))
+        }
         Standing::AsksRegardless => (
             format!("asked although it should be out ({}): too few of its tier are left", reason(&row)),
             until_closed(facts, &row),
@@ -304,12 +345,17 @@ pub(super) fn withheld_by(withheld: v1::Withheld) -> &'static str {
     }
 }
 
-/// `the probe that is due in 0.8s, then 1 more that succeeds; if it fails, it rests for up to 4.0s`.
+/// `the probe that is due in 0.8s succeeds, and 1 more; if it fails, it rests for up to 4.8s`.
 pub(super) fn until_closed(facts: &Facts, row: &v1::Breaker) -> String {
     let target = row.probe_success_target.max(1);
     let left_to_do = (target - row.probe_success_count).max(1);
     let when = match (row.state(), left(facts.now, row.retry_time)) {
-        (v1::BreakerState::HalfOpen, _) => "the probe under way".to_owned(),
+        (v1::BreakerState::HalfOpen, _) if row.inflight_count > 0 => "the probe under way".to_owned(),
+        (_, Some(left)) if row.port_checked => {
+            format!(
+                "the probe that is due in {left}, or as soon as its port accepts, which is checked every second,"
+            )
+        }
         (_, Some(left)) => format!("the probe that is due in {left}"),
         (_, None) => "the next request, which is a probe,".into(),
     };
@@ -318,10 +364,23 @@ pub(super) fn until_closed(facts: &Facts, row: &v1::Breaker) -> String {
         1 => " succeeds, and 1 more".into(),
         more => format!(" succeeds, and {more} more"),
     };
-    let policy = &facts.policy;
+    format!("{when}{more}; if it fails, it rests for up to {}", up_to(longest_rest(&facts.policy, row)))
+}
+
+/// How long its next open time can be, with all the jitter there is.
+fn longest_rest(policy: &policy::Breaker, row: &v1::Breaker) -> Duration {
     let doublings = 2_u32.saturating_pow(row.trip_streak.max(0).cast_unsigned());
-    let next = policy.base_open.saturating_mul(doublings).min(policy.max_open);
-    format!("{when}{more}; if it fails, it rests for up to {}", span(next))
+    let longest = if row.nobody_else { policy.base_open } else { policy.max_open };
+    policy.base_open.saturating_mul(doublings).min(longest).saturating_mul(6) / 5
+}
+
+/// A bound, which must not be rounded down.
+fn up_to(bound: Duration) -> String {
+    match bound.as_millis().div_ceil(1000) {
+        0..10 => span(bound),
+        seconds @ 10..120 => format!("{seconds}s"),
+        seconds => format!("{}m", seconds.div_ceil(60)),
+    }
 }
 
 fn state_name(state: v1::BreakerState) -> &'static str {

@@ -38,6 +38,7 @@ fn facts() -> Facts {
         replica: Some(replica()),
         removed: None,
         policy: policy::Breaker::default(),
+        balancing: policy::Balancing::default(),
         overrides: Vec::new(),
         revision: 9,
     }
@@ -59,6 +60,7 @@ fn open() -> v1::Breaker {
         reason: "consecutive_failures 5 >= 5: connect refused".into(),
         retry_time: at(1003.2),
         trip_streak: 2,
+        last_trip: Some(v1::Trip { trip_time: at(988.0), incarnation: 3, ..Default::default() }),
         ..row(State::Open)
     }
 }
@@ -280,9 +282,83 @@ fn whatever_is_wrong_comes_with_a_command_for_it() {
 }
 
 #[test]
+fn what_an_operator_hands_back_is_not_said_to_fail() {
+    let released = v1::Breaker { out_time: at(990.0), ..row(State::HalfOpen) };
+    // Before it was forced, it had opened once, and closed again.
+    let long_ago = v1::Trip { trip_time: at(500.0), incarnation: 3, ..Default::default() };
+    for row in [v1::Breaker { last_trip: Some(long_ago), ..released.clone() }, released] {
+        let told = explain(facts(), [word("dp-1", row.clone()), word("dp-2", row)]);
+        assert_eq!((told.verdict(), told.conclusion()), (Verdict::Out, Conclusion::Undecided));
+        assert_eq!(
+            told.summary,
+            "out on all 2 data planes since 10s: it was forced open, and probes have still to show how it is"
+        );
+        assert_eq!(told.nodes[0].evidence(), v1::Evidence::None);
+        assert!(
+            told.nodes[0].until.starts_with("the next request, which is a probe, succeeds"),
+            "{:?}",
+            told.nodes[0]
+        );
+    }
+}
+
+#[test]
+fn a_new_registration_is_not_condemned_by_what_its_predecessor_did() {
+    let of_predecessor = v1::Trip { trip_time: at(988.0), incarnation: 2, ..Default::default() };
+    let row = v1::Breaker { last_trip: Some(of_predecessor), retry_time: at(999.0), ..open() };
+    for row in [v1::Breaker { last_trip: None, ..row.clone() }, row] {
+        let told = explain(facts(), [word("dp-1", row.clone()), word("dp-2", row)]);
+        assert_eq!(told.conclusion(), Conclusion::Undecided);
+        let expected =
+            "its predecessor failed, and probes have still to show how it is; the next request is a probe";
+        assert!(told.summary.ends_with(expected), "{}", told.summary);
+    }
+}
+
+#[test]
+fn the_last_probe_is_told_beside_what_opened_it_and_rests_are_bounded() {
+    let failed = v1::Trip {
+        trip_time: at(998.0),
+        reason: "probe failed: connect refused".into(),
+        ..Default::default()
+    };
+    let probed =
+        v1::Breaker { last_failed_probe: Some(failed), port_checked: true, trip_streak: 9, ..open() };
+    let told = |row: v1::Breaker| {
+        let node = explain(facts(), [word("dp-1", row)]).nodes.remove(0);
+        (node.summary, node.until)
+    };
+    let reason = "open: consecutive_failures 5 >= 5: connect refused; last probe 2.0s ago: connect refused";
+    let until = |most: &str| {
+        format!(
+            "the probe that is due in 3.2s, or as soon as its port accepts, which is checked every second, succeeds, and 1 more; \
+             if it fails, it rests for up to {most}"
+        )
+    };
+    // A minute, and a fifth.
+    assert_eq!(told(probed.clone()), (reason.into(), until("72s")));
+    assert_eq!(told(v1::Breaker { nobody_else: true, ..probed }), (reason.into(), until("1.2s")));
+}
+
+#[test]
+fn where_traffic_spills_over_a_worse_tier_does_not_wait_for_every_better_one() {
+    let balancing = policy::Balancing { overprovisioning_factor: 1.4, ..Default::default() };
+    let facts = Facts { balancing, ..with(|replica| replica.priority = 1) };
+    let told = explain(facts, [word("dp-1", v1::Breaker { stands_by: true, ..closed(0, 0) })]);
+    assert_eq!(
+        told.summary,
+        "stands by: with priority 1 it is asked when too little of the better tiers is left, by \
+         balancing.overprovisioning_factor 1.4, or they have failed the request"
+    );
+}
+
+#[test]
 fn each_data_plane_says_what_it_does_why_and_what_ends_that() {
-    let half_open =
-        v1::Breaker { probe_success_count: 1, ..v1::Breaker { state: State::HalfOpen.into(), ..open() } };
+    let half_open = v1::Breaker {
+        probe_success_count: 1,
+        inflight_count: 1,
+        ..v1::Breaker { state: State::HalfOpen.into(), ..open() }
+    };
     let old = v1::Breaker { incarnation: 2, ..closed(5, 0) };
     let behind = Word { acked_revision: 5, ..word("dp-5", old) };
     let refusing = Word { state: v1::NodeState::Nacked, ..word("dp-6", None) };
@@ -312,13 +388,13 @@ fn each_data_plane_says_what_it_does_why_and_what_ends_that() {
                 "dp-1",
                 Standing::Rests,
                 format!("open: {reason}").as_str(),
-                "the probe that is due in 3.2s succeeds, and 1 more; if it fails, it rests for up to 4.0s"
+                "the probe that is due in 3.2s succeeds, and 1 more; if it fails, it rests for up to 4.8s"
             ),
             (
                 "dp-2",
                 Standing::Probes,
-                format!("half-open after {reason}").as_str(),
-                "the probe under way succeeds; if it fails, it rests for up to 4.0s"
+                format!("half-open: {reason}").as_str(),
+                "the probe under way succeeds; if it fails, it rests for up to 4.8s"
             ),
             (
                 "dp-3",

@@ -25,6 +25,8 @@ pub(crate) struct Expected {
     /// Since when a rule that the policy only observes is told again.
     silent_until: Tick,
     until: Tick,
+    /// Until when its first probe is left to requests that may be sent twice.
+    spared_until: Tick,
     /// When the probe that is out counts as lost.
     pub(super) probe: Option<Tick>,
     successes: u32,
@@ -54,6 +56,7 @@ impl Expected {
             responses: Vec::new(),
             silent_until: Tick::ORIGIN,
             until: now,
+            spared_until: Tick::ORIGIN,
             probe: None,
             successes: 0,
             disproof: 0,
@@ -64,6 +67,18 @@ impl Expected {
             silence: Silence::since(now),
             heard_at: Tick::ORIGIN,
         }
+    }
+
+    /// One that has left before, and was out then or has been out lately, goes on so.
+    pub(super) fn following(self, past: &Self, now: Tick) -> Self {
+        let is_out = matches!(past.state, State::Open | State::HalfOpen);
+        if !is_out && past.streak == 0 && !past.is_uncertain {
+            return self;
+        }
+        let Self { streak, is_uncertain, open_for, .. } = *past;
+        let state = if is_out { State::Open } else { State::Closed };
+        let spared_until = now.plus(open_for / 4);
+        Self { state, streak, is_uncertain, open_for, spared_until, healthy_since: now, ..self }
     }
 
     /// A probe is on its way, and counts as lost from `lost` on.
@@ -84,7 +99,38 @@ impl Expected {
 
     /// Whether its first probe is left to requests that may be sent twice.
     pub(crate) fn spares(&self, now: Tick) -> bool {
-        self.state == State::Open && now < self.until.plus(self.open_for / 4)
+        match (self.state, self.probe) {
+            (State::Open, _) => now < self.spared_until,
+            (State::HalfOpen, _) if self.successes > 0 => false,
+            (State::HalfOpen, Some(lost)) => now < lost.plus(self.open_for / 4),
+            (State::HalfOpen, None) => now < self.spared_until,
+            _ => false,
+        }
+    }
+
+    /// Its next probe is due at `until`, which may be sooner than it said when it opened, but only while nobody of its service
+    /// lets requests through; and then it is due soon.
+    pub(super) fn probes_are_hastened_where_nobody_is_left(
+        &mut self,
+        key: &ReplicaKey,
+        until: Tick,
+        now: Tick,
+        policy: &policy::Breaker,
+        anybody: Option<bool>,
+    ) -> Checked {
+        if self.state != State::Open {
+            return Ok(());
+        }
+        let longest = policy.base_open;
+        let is_soon = anybody != Some(false) || until <= now.plus(longest);
+        let may_be = until == self.until || until < self.until && anybody != Some(true);
+        if until < self.until {
+            self.until = until;
+            self.spared_until = until.plus((self.open_for / 4).min(longest / 4));
+        }
+        claim("probes_are_hastened_where_nobody_is_left", is_soon && may_be, || {
+            format!("{key} is due at {until:?}, anybody there: {anybody:?}: {self:?}")
+        })
     }
 
     /// A new process has taken the place of the one that was judged.
@@ -96,6 +142,7 @@ impl Expected {
         self.silence = Silence::since(now);
         if self.state == State::Open {
             self.until = now;
+            self.spared_until = now.plus(self.open_for / 4);
         }
     }
 
@@ -180,11 +227,20 @@ impl Expected {
     }
 
     /// The probe is back.
-    pub(super) fn probe_ended(&mut self, heard: Heard, policy: &policy::Breaker) -> Option<Reason> {
+    pub(super) fn probe_ended(
+        &mut self,
+        heard: Heard,
+        now: Tick,
+        policy: &policy::Breaker,
+    ) -> Option<Reason> {
         self.probe = None;
         let limit = policy.slow_threshold;
         match heard.outcome {
-            Outcome::Neutral => None,
+            Outcome::Neutral => {
+                self.era += 1;
+                self.spared_until = now.plus(self.open_for / 4);
+                None
+            }
             Outcome::Failure(fault) => Some(Reason::ProbeFailed { fault: Some(fault) }),
             Outcome::Overloaded => Some(Reason::ProbeFailed { fault: None }),
             Outcome::Success if is_slow(heard, policy) => {
@@ -223,7 +279,8 @@ impl Expected {
     ) -> Checked {
         let fits = change.from == self.state;
         claim("every_transition_is_told", fits, || format!("{key} was {:?}: {change:?}", self.state))?;
-        if change.withheld.is_some() {
+        // A probe that fails keeps nobody out where the policy only observes.
+        if change.withheld.is_some() && self.state != State::HalfOpen {
             let stays = change.to == self.state;
             return claim("what_is_withheld_changes_nothing", stays, || format!("{key}: {change:?}"));
         }
@@ -246,6 +303,7 @@ impl Expected {
             self.open_times_double_up_to_the_longest(key, change, now, policy, somebody)?;
         } else {
             self.healthy_since = now;
+            self.spared_until = Tick::ORIGIN;
         }
         Ok(())
     }
@@ -262,6 +320,7 @@ impl Expected {
     ) -> Checked {
         self.until = change.until.unwrap_or(now);
         self.open_for = self.until.since(now);
+        self.spared_until = self.until.plus(self.open_for / 4);
         let doubled = policy.base_open * 2_u32.pow(self.streak);
         let is_near = |longest: Duration| {
             let middle = doubled.min(longest);

@@ -17,6 +17,8 @@ pub(crate) struct Breakers {
     /// Attempts under way at each breaker, those of replicas that are gone included.
     under_way: BTreeMap<u64, UnderWay>,
     made: u64,
+    /// Of replicas that have left, with the time from which they are forgotten.
+    departed: BTreeMap<ReplicaKey, (Expected, Tick)>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -50,7 +52,13 @@ pub(crate) struct Waited {
 
 impl Breakers {
     pub(crate) fn new(policy: policy::Breaker) -> Self {
-        Self { policy, by_key: BTreeMap::new(), under_way: BTreeMap::new(), made: 0 }
+        Self {
+            policy,
+            by_key: BTreeMap::new(),
+            under_way: BTreeMap::new(),
+            made: 0,
+            departed: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn get(&self, key: &ReplicaKey) -> Option<&Expected> {
@@ -66,7 +74,11 @@ impl Breakers {
                 let known = before.remove(&key);
                 let mut breaker = known.unwrap_or_else(|| {
                     self.made += 1;
-                    Expected::closed(self.made, replica.incarnation, now)
+                    let new = Expected::closed(self.made, replica.incarnation, now);
+                    match self.departed.remove(&key).filter(|(_, until)| now < *until) {
+                        Some((past, _)) => new.following(&past, now),
+                        None => new,
+                    }
                 });
                 if breaker.incarnation != replica.incarnation {
                     breaker.incarnation = replica.incarnation;
@@ -76,6 +88,9 @@ impl Breakers {
                 self.by_key.insert(key, breaker);
             }
         }
+        // Who fails after every start is no better for having left in order.
+        let until = now.plus(Duration::from_secs(600));
+        self.departed.extend(before.into_iter().map(|(key, gone)| (key, (gone, until))));
     }
 
     /// An attempt was let through to a replica; `regardless` of its breaker, if so few others let traffic through.
@@ -192,7 +207,10 @@ impl Breakers {
         // What happens to a replica that is gone concerns nobody any more.
         let Some(breaker) = present else { return Ok(()) };
         let expected = match breaker.era == ticket.era {
-            true if ticket.probe => breaker.probe_ended(heard, &policy).map(|reason| (reason, None)),
+            true if ticket.probe => breaker.probe_ended(heard, now, &policy).map(|reason| {
+                let has_failed = !matches!(reason, Reason::ProbesSucceeded { .. });
+                (reason, (has_failed && policy.observe_only).then_some(Withheld::ObserveOnly))
+            }),
             true => breaker.count(heard, now, &policy).map(|reason| {
                 let withheld = match (policy.observe_only, has_room) {
                     (true, _) => Some(Withheld::ObserveOnly),
@@ -204,7 +222,7 @@ impl Breakers {
             false => None,
         };
         let is_told = |(_, withheld): &(_, Option<Withheld>)| {
-            withheld.is_none() || breaker.tells_withheld(now, policy.window)
+            withheld.is_none() || ticket.probe || breaker.tells_withheld(now, policy.window)
         };
         let expected = expected.filter(is_told);
         breaker.a_breaker_changes_by_its_rules_only(key, heard, expected, change)?;
@@ -216,6 +234,15 @@ impl Breakers {
             &policy,
             if ticket.probe || heard.outcome != Outcome::Success { somebody } else { Some(true) },
         )
+    }
+
+    /// The next probe of that replica is due at `until`; `anybody` whether any of its service lets requests through, if that is sure.
+    pub(crate) fn due(&mut self, key: &ReplicaKey, until: Tick, now: Tick, anybody: Option<bool>) -> Checked {
+        let policy = self.policy;
+        let known = self.by_key.get_mut(key);
+        known.map_or(Ok(()), |known| {
+            known.probes_are_hastened_where_nobody_is_left(key, until, now, &policy, anybody)
+        })
     }
 
     /// Whether one more of the service's breakers may open by its rules.

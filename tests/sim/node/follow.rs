@@ -111,7 +111,7 @@ impl Node {
                 if env.chance(0.7) {
                     self.disk = self.snapshot.clone();
                 }
-                self.route_by(env, &changed.into_iter().collect::<Vec<_>>());
+                self.route_by(env, &changed.into_iter().collect::<Vec<_>>())?;
             }
             Received::Unchanged | Received::Disputed(_) => self.refusals = 0,
             Received::Partial => {}
@@ -131,7 +131,7 @@ impl Node {
     }
 
     /// Brings services as they are now into the routing table, under the run's policy.
-    pub(super) fn route_by(&mut self, env: &Env, names: &[ServiceName]) {
+    pub(super) fn route_by(&mut self, env: &Env, names: &[ServiceName]) -> Checked {
         let mut policy = env.plan.policy;
         if env.has(Sabotage::LiftBounds) {
             (policy.breaker.max_open_ratio, policy.breaker.observe_only) = (1.0, false);
@@ -151,7 +151,11 @@ impl Node {
         self.breakers.follow(&self.snapshot, env.tick());
         for name in names {
             self.turns.entry(name.clone()).or_default().begin_anew();
+            if let Some(service) = self.table.service(name.as_str()) {
+                self.watch_dues(env, &service)?;
+            }
         }
+        Ok(())
     }
 
     /// Whether the specification has every replica that is routed to now.

@@ -111,7 +111,7 @@ impl Node {
         let (replica, ticket, latency) = (Arc::clone(&flight.replica), flight.ticket, flight.latency);
         let was_heard = flight.is_heard;
         let jitter = env.random();
-        let somebody = lets_another_through(&service, &replica, &self.breakers);
+        let somebody = lets_any_through(&service, Some(&replica), &self.breakers);
         let told = match outcome {
             Outcome::Success if env.has(Sabotage::BlameSuccess) && env.chance(0.2) => {
                 Outcome::Failure(Fault::Reset)
@@ -147,7 +147,22 @@ impl Node {
         }
         let heard = Heard { outcome, latency };
         self.breakers.settled(replica.key(), ticket, heard, change, env.tick(), somebody)?;
+        self.watch_dues(env, &service)?;
         self.breakers.permits_are_conserved(replica.key(), ticket, replica.counters().inflight)
+    }
+
+    /// Looks at when the probes of a service are due.
+    pub(super) fn watch_dues(&mut self, env: &Env, service: &Service) -> Checked {
+        let (now, policy) = (env.tick(), service.policy().breaker);
+        let anybody = lets_any_through(service, None, &self.breakers);
+        for replica in service.replicas().iter() {
+            let view = replica.breaker_view(now, &policy);
+            if let Some(until) = view.until.filter(|_| view.state == State::Open && replica.takes_requests())
+            {
+                self.breakers.due(replica.key(), until, now, anybody)?;
+            }
+        }
+        Ok(())
     }
 
     /// The client has its answer.
@@ -182,15 +197,15 @@ fn stop_name(stop: Stop) -> &'static str {
     }
 }
 
-/// Whether another replica of its service gets requests; `None` where checks and breakers are both overridden, perhaps.
-fn lets_another_through(service: &Service, replica: &Replica, breakers: &Breakers) -> Option<bool> {
+/// Whether a replica of a service, but for this one, gets requests; `None` where checks and breakers are both overridden, perhaps.
+fn lets_any_through(service: &Service, except: Option<&Replica>, breakers: &Breakers) -> Option<bool> {
     let checks = service.policy().health_check;
     let replicas = service.replicas();
     let ready = || replicas.iter().filter(|other| other.takes_requests());
     let is_asked = |other: &Arc<Replica>| other.standing(&checks) == Standing::Asked;
     let state = |other: &Replica| breakers.get(other.key()).map(|breaker| breaker.state);
     let is_closed = |other: &Arc<Replica>| state(other).is_some_and(State::lets_all_through);
-    let mut others = ready().filter(|other| other.key() != replica.key());
+    let mut others = ready().filter(|other| except.is_none_or(|except| other.key() != except.key()));
     match (ready().any(is_asked), service.fail_open()) {
         (_, None) => Some(others.any(|other| is_asked(other) && is_closed(other))),
         // All of the tier that takes requests are asked, whatever their breakers and checks say.

@@ -108,8 +108,11 @@ fn render(about: &About, now: SystemTime) -> String {
     for node in &about.rows.unreachable_node_ids {
         page.remark(&format!("{node} has not reported lately: what it last said is shown"));
     }
-    let trip = |row: &Breaker| Some((row.node_id.clone(), row.last_trip.clone()?));
-    page.section_if_any("Opened last by", trip_table(rows.iter().filter_map(trip), now));
+    let trips = |row: &Breaker| {
+        let (node, trips) = (row.node_id.clone(), [row.last_trip.clone(), row.last_failed_probe.clone()]);
+        trips.into_iter().flatten().map(move |trip| (node.clone(), trip))
+    };
+    page.section_if_any("Opened last by", trip_table(rows.iter().flat_map(trips), now));
     let withheld = |row: &Breaker| Some((row.node_id.clone(), row.last_withheld_trip.clone()?));
     page.section_if_any("Would have opened by", trip_table(rows.iter().filter_map(withheld), now));
     page.section_if_any(

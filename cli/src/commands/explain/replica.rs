@@ -266,16 +266,19 @@ fn standing(node: &NodeExplanation) -> Cell {
 /// With which numbers breakers that are not closed opened.
 fn trips(nodes: &[NodeExplanation], now: SystemTime) -> Table {
     let of_node = |node: &NodeExplanation| {
-        let row = node.breaker.as_ref()?;
+        let Some(row) = &node.breaker else { return Vec::new() };
         let is_out = matches!(
             node.standing(),
             NodeStanding::Rests | NodeStanding::Probes | NodeStanding::AsksRegardless
         );
-        let trip = if is_out { &row.last_trip } else { &row.last_withheld_trip };
-        let is_told = is_out || node.evidence() == Evidence::Fails;
-        trip.clone().filter(|_| is_told).map(|trip| (node.node_id.clone(), trip))
+        let told = match (is_out, node.evidence()) {
+            (true, _) => [&row.last_trip, &row.last_failed_probe].into_iter().flatten().collect(),
+            (false, Evidence::Fails) => row.last_withheld_trip.iter().collect(),
+            (false, _) => Vec::new(),
+        };
+        told.into_iter().map(|trip| (node.node_id.clone(), trip.clone())).collect()
     };
-    trip_table(nodes.iter().filter_map(of_node), now)
+    trip_table(nodes.iter().flat_map(of_node), now)
 }
 
 /// Openings, or ones that were withheld, each of a data plane, with the numbers behind them.

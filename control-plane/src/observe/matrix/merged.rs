@@ -40,6 +40,8 @@ impl Replica {
             stands_by: cells().all(|cell| cell.row.stands_by),
             // Each data plane's own.
             measures: None,
+            port_checked: false,
+            nobody_else: false,
             trip_count: sum(|cell| cell.row.trip_count),
             attempt_count: counts.attempts,
             failure_count: counts.failures,

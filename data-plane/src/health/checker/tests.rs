@@ -8,7 +8,7 @@ use tokio::{io::AsyncWriteExt, net::TcpListener};
 use super::*;
 use crate::{
     health::check::Verdict,
-    routing::Draw,
+    routing::{Draw, Fault, Outcome, State},
     table::{
         ReplicaSpec, ServiceSpec,
         changing::{Changing, Step, steps},
@@ -106,8 +106,8 @@ async fn a_dead_replica_is_out_by_its_first_check_and_back_when_it_listens_again
     let _back = TcpListener::bind(&addresses[1]).await.unwrap();
     world.until(|world| world.verdict("r-2") == Verdict::Passing).await;
     assert_eq!(world.asked(4), ["r-1", "r-2"]);
-    assert!(world.counts.read(CheckMethod::Tcp, Ended::Failed) >= 1);
-    assert!(world.counts.read(CheckMethod::Tcp, Ended::Passed) >= 3);
+    assert!(world.counts.read(Kind::Check(CheckMethod::Tcp), Ended::Failed) >= 1);
+    assert!(world.counts.read(Kind::Check(CheckMethod::Tcp), Ended::Passed) >= 3);
     world.end().await;
 }
 
@@ -118,7 +118,7 @@ async fn many_dead_replicas_cost_no_more_checks_than_the_rate_and_it_shows_how_l
     let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
     let began = std::time::Instant::now();
     world.apply(&spec(&vec![dead; 40], |_| {}));
-    let failed = |world: &World| world.counts.read(CheckMethod::Tcp, Ended::Failed);
+    let failed = |world: &World| world.counts.read(Kind::Check(CheckMethod::Tcp), Ended::Failed);
     world.until(|world| failed(world) >= 60).await;
     let (count, took) = (failed(&world), began.elapsed());
     assert!(
@@ -187,7 +187,7 @@ async fn what_a_check_of_before_a_change_shows_says_nothing_after_it() {
     world.apply(&http("/ready"));
     first.write_all(b"HTTP/1.1 404 Not Found\r\n\r\n").await.unwrap();
     let (mut second, _) = listener.accept().await.unwrap();
-    assert_eq!(world.counts.read(CheckMethod::Http, Ended::Failed), 1);
+    assert_eq!(world.counts.read(Kind::Check(CheckMethod::Http), Ended::Failed), 1);
     assert_eq!(world.verdict("r-1"), Verdict::Pending, "it was not asked for this");
     second.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
     world.until(|world| world.verdict("r-1") == Verdict::Passing).await;
@@ -226,4 +226,39 @@ proptest! {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_replica_that_nobody_reached_is_probed_soon_after_its_port_accepts_and_not_before() {
+    let world = World::start();
+    let (alive, dead) =
+        (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let addresses = [&alive, &dead].map(|listener| listener.local_addr().unwrap().to_string());
+    drop(dead);
+    let mut spec = spec(&addresses, |_| {});
+    spec.policy.breaker.base_open = Duration::from_secs(60);
+    spec.replicas.iter_mut().for_each(|replica| replica.is_permanent = false);
+    world.apply(&spec);
+    let service = world.table.service("orders").unwrap();
+    let replica = service.replica(&ReplicaId::parse("r-2").unwrap()).unwrap();
+    let view = || replica.breaker_view(world.clock.now(), &service.policy().breaker);
+    let ask = || {
+        let picked = service.pick(0, world.clock.now(), &[], Draw::default()).unwrap();
+        let is_up = picked.replica.key() != replica.key() || world.counts.read(Kind::Port, Ended::Passed) > 0;
+        let outcome = if is_up { Outcome::Success } else { Outcome::Failure(Fault::ConnectRefused) };
+        service.settle(0, &picked.replica, picked.permit, outcome, world.clock.now(), 0.5);
+    };
+    while view().state == State::Closed {
+        ask();
+    }
+    world.until(|world| world.counts.read(Kind::Port, Ended::Failed) > 0).await;
+    assert!(view().until.unwrap().since(world.clock.now()) > Duration::from_secs(30));
+    let _back = TcpListener::bind(&addresses[1]).await.unwrap();
+    world.until(|world| view().until.is_some_and(|until| until <= world.clock.now())).await;
+    assert_eq!((view().state, view().trip_count), (State::Open, 1), "a request decides");
+    ask();
+    ask();
+    assert_eq!(view().state, State::Closed);
+    world.until(|world| world.counts.load().0 == 0).await;
+    world.end().await;
 }

@@ -4,7 +4,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc, task::Waker, time::Duration};
 
 use crate::{
     proxy::{body::response_body::UpstreamBody, head::request_id::RequestId, upstream::Link, worker::Worker},
-    routing::{Draw, Fault, Heard, Origin, Outcome, PROBE_BODY, Permit, Tick},
+    routing::{Admitted, Draw, Fault, Heard, Origin, Outcome, PROBE_BODY, Permit, Tick},
     table::{HeldService, Picked, Replica, TunnelCounts, Unavailable, Waiting},
 };
 
@@ -129,6 +129,11 @@ impl Attempt {
     /// Whether a breaker lets it through to find out how the replica is.
     pub(in crate::proxy) fn is_probe(&self) -> bool {
         self.permit.as_ref().is_some_and(Permit::is_probe)
+    }
+
+    /// How its breaker came to let it through; of one that has ended nobody knows.
+    pub(in crate::proxy) fn admitted(&self) -> Admitted {
+        self.permit.as_ref().map_or(Admitted::LikeAll, Permit::admitted)
     }
 
     /// Whom it asks.

@@ -30,6 +30,7 @@ pub(super) fn to_wire(trip: &Trip, date: impl Fn(Tick) -> SystemTime) -> v1::Tri
         sample_count: samples.into(),
         open_time: change.until.map(|until| duration(until.since(trip.at))),
         generation: super::count(change.generation),
+        incarnation: trip.incarnation,
         reason: change.reason.to_string(),
         withheld: match change.withheld {
             None => v1::Withheld::Unspecified,
@@ -112,10 +113,10 @@ mod tests {
                 withheld: None,
             };
             let date = |tick: Tick| UNIX_EPOCH + tick.since(Tick::ORIGIN);
-            let trip = to_wire(&Trip { at, change }, date);
+            let trip = to_wire(&Trip { at, incarnation: 3, change }, date);
             assert_eq!((trip.observed, trip.threshold, trip.sample_count), expected, "{reason}");
             assert_eq!(trip.open_time.unwrap().seconds, 3);
-            assert_eq!((trip.trip_time.unwrap().seconds, trip.generation), (1, 7));
+            assert_eq!((trip.trip_time.unwrap().seconds, trip.generation, trip.incarnation), (1, 7, 3));
             assert_eq!(trip.reason, reason.to_string());
         }
     }

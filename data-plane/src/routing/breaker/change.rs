@@ -10,8 +10,8 @@ use crate::routing::{Comparison, Fault, Tick};
 pub struct Change {
     /// The state before.
     pub from: State,
-    /// The state after. The same as before only for [`Reason::ProbeLost`] and [`Reason::Reset`], and when opening was
-    /// withheld.
+    /// The state after. The same as before only for [`Reason::ProbeLost`] and [`Reason::Reset`], and when opening a closed one
+    /// was withheld.
     pub to: State,
     /// Why, also as a text for people.
     pub reason: Reason,
@@ -35,6 +35,11 @@ pub enum Withheld {
 }
 
 impl Change {
+    /// Whether nothing has changed: a closed one was to open.
+    pub fn is_told_only(&self) -> bool {
+        self.withheld.is_some() && self.from == self.to
+    }
+
     /// The rule that opened it, or would have; `None` when none did.
     pub fn rule(&self) -> Option<Rule> {
         match self.reason {

@@ -1,6 +1,9 @@
-//! What is done to a breaker from outside, whatever its rules say: a new registration, and an operator's orders.
+//! What is done to a breaker from outside, whatever its rules say: by a new registration, by what its service or its replica's port
+//! has come to, and by an operator's orders.
 //!
 //! None of it is for the request path: each waits for a transition that is being written.
+
+use std::time::Duration;
 
 use super::{Breaker, Change, ForcedState, Reason, State, word::Word};
 use crate::routing::{
@@ -20,6 +23,7 @@ impl Breaker {
             if word.state == State::Open {
                 if let Some(busy) = self.word.claim(word) {
                     self.until.store(now.as_nanos(), Release);
+                    self.spared_until.store(self.spared(now).as_nanos(), Release);
                     self.word.settle(busy);
                     return;
                 }
@@ -30,6 +34,25 @@ impl Breaker {
             if self.word.swap(word, Word { generation, count: 0, probe_out: false, ..word }) {
                 self.clear();
                 return;
+            }
+        }
+    }
+
+    /// Has the next probe of an open breaker due at `due` at the latest, and left for no longer than `spare` from then on to
+    /// requests that may be sent twice; whether it was later. Its open time and streak stay: if the probe fails, it
+    /// rests for as long as it would have then.
+    pub fn hasten(&self, due: Tick, spare: Duration) -> bool {
+        loop {
+            let word = self.word.settled();
+            if word.state != State::Open || self.until() <= due {
+                return false;
+            }
+            if let Some(busy) = self.word.claim(word) {
+                let spared = self.spared(due).min(due.plus(spare));
+                self.until.store(due.as_nanos(), Release);
+                self.spared_until.store(spared.as_nanos(), Release);
+                self.word.settle(busy);
+                return true;
             }
         }
     }
@@ -115,6 +138,7 @@ impl Breaker {
             self.word.claim(from)?;
             self.clear();
             self.disproof.store(0, Release);
+            self.spared_until.store(0, Release);
             self.healthy_since.store(now.as_nanos(), Release);
             self.word.settle(to);
         }

@@ -235,6 +235,7 @@ impl Breaker {
         }
         self.until.store(until.as_nanos(), Release);
         self.open_time.store(whole_nanos(open_time), Release);
+        self.spared_until.store(self.spared(until).as_nanos(), Release);
         let trip_count = self.trip_count.fetch_add(1, AcqRel) + 1;
         self.word.settle(Word { state: State::Open, probe_out: false, count: 0, streak, ..busy });
         Some(Change {
@@ -278,10 +279,12 @@ impl Breaker {
         Some(Admission { permit: Permit::new(generation, true), change })
     }
 
-    /// No verdict: the next caller is the probe.
-    pub(super) fn release_probe(&self, generation: u64) {
+    /// No verdict: the next caller is the probe, and knows as little of the replica as this one did.
+    pub(super) fn release_probe(&self, generation: u64, now: Tick) {
         while let Some(word) = self.word.of_generation(generation) {
-            if self.word.swap(word, Word { probe_out: false, ..word }) {
+            if let Some(busy) = self.word.claim(word) {
+                self.spared_until.store(self.spared(now).as_nanos(), Release);
+                self.word.settle(Word { probe_out: false, ..busy });
                 return;
             }
         }
@@ -306,33 +309,43 @@ impl Breaker {
                 if self.word.swap(word, Word { probe_out: false, count, ..word }) {
                     return None;
                 }
-            } else if let Some(busy) = self.word.claim(word) {
-                // It was cleared on opening, but a thread that the transition overtook may have added to it since.
-                self.clear();
-                self.healthy_since.store(now.as_nanos(), Release);
-                let trip_count = self.trip_count.load(Acquire);
-                self.word.settle(Word { state: State::Closed, probe_out: false, count: 0, ..busy });
-                return Some(Change {
-                    from: State::HalfOpen,
-                    to: State::Closed,
-                    reason: Reason::ProbesSucceeded { count },
-                    generation: busy.generation,
-                    until: None,
-                    trip_count,
-                    withheld: None,
-                });
+            } else if let Some(change) = self.close(word, Reason::ProbesSucceeded { count }, None, now) {
+                return Some(change);
             }
         }
     }
 
-    /// → OPEN for longer.
+    /// → OPEN for longer; where the policy only observes, → CLOSED: nobody is kept out by it.
     pub(super) fn fail_probe(&self, generation: u64, reason: Reason, terms: Terms<'_>) -> Option<Change> {
         loop {
             let word = self.word.of_generation(generation)?;
-            if let Some(change) = self.open(word, reason, terms) {
-                return Some(change);
+            let change = match terms.policy.observe_only {
+                true => self.close(word, reason, Some(Withheld::ObserveOnly), terms.now),
+                false => self.open(word, reason, terms),
+            };
+            if change.is_some() {
+                return change;
             }
         }
+    }
+
+    /// HALF_OPEN → CLOSED. `None` when another thread was faster.
+    fn close(&self, from: Word, reason: Reason, withheld: Option<Withheld>, now: Tick) -> Option<Change> {
+        let busy = self.word.claim(from)?;
+        // It was cleared on opening, but a thread that the transition overtook may have added to it since.
+        self.clear();
+        self.healthy_since.store(now.as_nanos(), Release);
+        let trip_count = self.trip_count.load(Acquire);
+        self.word.settle(Word { state: State::Closed, probe_out: false, count: 0, ..busy });
+        Some(Change {
+            from: from.state,
+            to: State::Closed,
+            reason,
+            generation: busy.generation,
+            until: None,
+            trip_count,
+            withheld,
+        })
     }
 }
 

@@ -1,7 +1,5 @@
 //! What a breaker shows of itself to those who do not send requests.
 
-use std::time::Duration;
-
 use gateway_proto::policy;
 
 use super::{Breaker, State};
@@ -62,16 +60,18 @@ impl Breaker {
         self.word.settled().state
     }
 
-    /// Until when the first probe of an open breaker is left to requests that may be sent twice: a quarter of its open time
-    /// after it is due. [`Tick::ORIGIN`] in every other state, and once a probe has been out: what has answered is not
-    /// expected to swallow the next request. Waits for a transition that is being written.
+    /// Until when its first probe is left to requests that may be sent twice: a quarter of its open time after it is due, or
+    /// after a probe before it was given up or lost, of which nobody knows how it would have ended. [`Tick::ORIGIN`]
+    /// while it is closed or forced, and once a probe has succeeded: what has answered is not expected to swallow the next
+    /// request. Waits for a transition that is being written.
     pub fn spares_until(&self) -> Tick {
         loop {
             let word = self.word.settled();
-            let open_time = Duration::from_nanos(self.open_time.load(Acquire));
             let until = match word.state {
-                State::Open => self.until().plus(open_time / 4),
-                _ => Tick::ORIGIN,
+                State::HalfOpen if word.count > 0 => Tick::ORIGIN,
+                State::HalfOpen if word.probe_out => self.spared(self.until()),
+                State::Open | State::HalfOpen => Tick::from_nanos(self.spared_until.load(Acquire)),
+                State::Closed | State::ForcedOpen | State::ForcedClosed => Tick::ORIGIN,
             };
             if self.word.of_generation(word.generation).is_some() {
                 return until;

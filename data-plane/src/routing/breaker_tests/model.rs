@@ -128,8 +128,8 @@ impl Model {
             Phase::HalfOpen { probe: Some((probe, _)), successes } if probe == call => {
                 let successes = successes + u32::from(outcome == Outcome::Success);
                 match outcome {
-                    Outcome::Failure(_) | Outcome::Overloaded => return self.open(now, Rule::ProbeFailed),
-                    Outcome::Success if is_slow => return self.open(now, Rule::ProbeFailed),
+                    Outcome::Failure(_) | Outcome::Overloaded => return self.fail_probe(now),
+                    Outcome::Success if is_slow => return self.fail_probe(now),
                     Outcome::Success if successes == self.probe_target => {
                         self.forget(Phase::Closed);
                         self.healthy_since = now;
@@ -205,6 +205,16 @@ impl Model {
         Some((State::Open, Some(rule), None))
     }
 
+    /// Where rules are only observed, a probe that fails keeps nobody out.
+    fn fail_probe(&mut self, now: u64) -> Option<Told> {
+        if !self.observe_only {
+            return self.open(now, Rule::ProbeFailed);
+        }
+        self.forget(Phase::Closed);
+        self.healthy_since = now;
+        Some((State::Closed, Some(Rule::ProbeFailed), Some(Withheld::ObserveOnly)))
+    }
+
     fn forget(&mut self, phase: Phase) {
         self.phase = phase;
         self.era = self.calls;
@@ -257,6 +267,14 @@ impl Model {
         self.era = self.calls;
     }
 
+    fn hasten(&mut self, due: u64) -> bool {
+        match &mut self.phase {
+            Phase::Open { until } if *until > due => *until = due,
+            _ => return false,
+        }
+        true
+    }
+
     fn reprobe(&mut self, now: u64) {
         let phase = match self.phase {
             Phase::Closed => Phase::Closed,
@@ -297,6 +315,8 @@ enum Step {
     Record(prop::sample::Index, Heard, bool),
     Pass(u64),
     Reprobe,
+    /// Its next probe is due in so many milliseconds at the latest.
+    Hasten(u64),
     Force(ForcedState),
     Release,
     Reset,
@@ -319,6 +339,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..150_u64).prop_map(Step::Pass),
         2 => (300..5_000_u64).prop_map(Step::Pass),
         1 => Just(Step::Reprobe),
+        1 => (0..600_u64).prop_map(Step::Hasten),
         1 => prop_oneof![
             Just(Step::Force(ForcedState::Open)),
             Just(Step::Force(ForcedState::Closed)),
@@ -374,6 +395,10 @@ proptest! {
                 Step::Reprobe => {
                     breaker.reprobe(at(now));
                     model.reprobe(now);
+                }
+                Step::Hasten(millis) => {
+                    let due = now + millis;
+                    prop_assert_eq!(breaker.hasten(at(due), Duration::ZERO), model.hasten(due));
                 }
                 Step::Force(state) => {
                     let change = breaker.force(state, at(now));

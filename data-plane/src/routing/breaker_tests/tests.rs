@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gateway_proto::policy;
 
-use super::{Admission, Breaker, Change, ForcedState, Permit, Reason, Rejected, Rule, State, View};
+use super::{Admission, Breaker, Change, ForcedState, Permit, Reason, Rejected, Rule, State, View, Withheld};
 use crate::routing::{Fault, Outcome, Tick, Totals};
 
 const FAILED: Outcome = Outcome::Failure(Fault::ConnectRefused);
@@ -269,12 +269,56 @@ fn a_failed_or_overloaded_probe_opens_it_again_for_twice_as_long() {
 }
 
 #[test]
+fn where_rules_are_only_observed_a_probe_that_fails_keeps_nobody_out() {
+    let breaker = Breaker::new();
+    breaker.force(ForcedState::Open, at(0));
+    breaker.release(at(1));
+    let observing = policy::Breaker { observe_only: true, ..policy() };
+    let change =
+        breaker.record(admit(&breaker, 2), FAILED, at(2), &observing, NO_JITTER).expect("it is told");
+    assert_eq!(
+        (change.from, change.to, change.withheld),
+        (State::HalfOpen, State::Closed, Some(Withheld::ObserveOnly))
+    );
+    assert_eq!((change.reason.to_string().as_str(), change.trip_count), ("probe failed: connect refused", 0));
+    assert_eq!(breaker.state(), State::Closed);
+}
+
+#[test]
 fn a_neutral_probe_frees_its_place_and_changes_nothing_else() {
     let breaker = tripped();
     call(&breaker, 1_000, Outcome::Success);
     assert_eq!(call(&breaker, 1_000, Outcome::Neutral), None);
     assert_eq!(view(&breaker, 1_000).probe_successes, 1);
     assert!(call(&breaker, 1_000, Outcome::Success).is_some());
+}
+
+#[test]
+fn a_probe_that_is_given_up_or_lost_leaves_the_next_to_what_may_be_sent_twice() {
+    let breaker = tripped();
+    assert_eq!(breaker.spares_until(), at(1250));
+    let probe = admit(&breaker, 1000);
+    breaker.record(probe, Outcome::Neutral, at(1300), &policy(), NO_JITTER);
+    assert_eq!(breaker.spares_until(), at(1550));
+    drop(admit(&breaker, 1300));
+    assert_eq!(breaker.spares_until(), at(21_550), "a quarter after its lease");
+    call(&breaker, 21_300, Outcome::Success);
+    assert_eq!(breaker.spares_until(), Tick::ORIGIN, "it has answered");
+}
+
+#[test]
+fn a_probe_can_be_had_sooner_and_if_it_fails_the_breaker_rests_as_long_as_it_would_have() {
+    let breaker = tripped();
+    let (due, spare) = (at(300), Duration::from_millis(100));
+    assert!(breaker.hasten(due, spare));
+    assert!(!breaker.hasten(due, spare) && !breaker.hasten(at(900), spare), "never later");
+    assert_eq!((breaker.next_probe_at(), breaker.spares_until()), (Some(due), at(400)));
+    let change = call(&breaker, 300, FAILED).expect("the probe fails");
+    assert_eq!((change.trip_count, change.until), (2, Some(at(2300))));
+    for breaker in [Breaker::new(), tripped()] {
+        let _probe = admit(&breaker, 1000);
+        assert!(!breaker.hasten(at(1000), spare), "{:?}", breaker.state());
+    }
 }
 
 #[test]

@@ -98,3 +98,38 @@ fn of_very_many_that_leave_the_latest_are_remembered() {
             && table.service_or_departed(0, "s1000", now).is_some()
     );
 }
+
+#[test]
+fn a_replica_that_fails_after_every_start_is_no_better_for_leaving_in_order() {
+    let (table, service, _) = table_of(&["a", "b"]);
+    trip(&service, START, "a");
+    let anew = |incarnation| ReplicaSpec { incarnation, ..replica("a") };
+    let mut now = START;
+    for (incarnation, rest) in [(2, 2), (3, 4), (4, 8)] {
+        table.apply(&[orders([replica("b")])], &[], now.plus(Duration::from_millis(100)));
+        now = now.plus(Duration::from_secs(2));
+        table.apply(&[orders([anew(incarnation), replica("b")])], &[], now);
+        assert_eq!(ask(&service, now, Outcome::Failure(Fault::Reset)), "a", "the next request is its probe");
+        let view = service.replicas()[0].breaker_view(now, &service.policy().breaker);
+        assert_eq!((view.state, view.until), (State::Open, Some(now.plus(Duration::from_secs(rest)))));
+    }
+    // Also when it was the last one, and the service left with it.
+    leaves(&table, "orders", now);
+    table.apply(&[orders([anew(5)])], &[], after(20_000));
+    let service = table.service("orders").unwrap();
+    assert_eq!(state_of(&service, after(20_000), "a"), State::Open);
+}
+
+#[test]
+fn who_left_well_or_long_ago_comes_back_as_new() {
+    let (table, service, _) = table_of(&["a", "b"]);
+    let back = |now| {
+        table.apply(&[orders([replica("b")])], &[], START);
+        table.apply(&[orders([replica("a"), replica("b")])], &[], now);
+        let view = service.replicas()[0].breaker_view(now, &service.policy().breaker);
+        (view.state, view.streak)
+    };
+    assert_eq!(back(after(1)), (State::Closed, 0));
+    trip(&service, START, "a");
+    assert_eq!(back(START.plus(REMEMBERED)), (State::Closed, 0));
+}

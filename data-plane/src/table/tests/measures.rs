@@ -67,10 +67,33 @@ fn a_breaker_is_out_since_it_opened_first_however_many_probes_have_failed() {
     let probed = after(60_000);
     settle(probed, Outcome::Failure(Fault::Reset));
     assert_eq!((history().out_since, history().changed_at), (Some(START), probed));
+    // What opened it is not lost in the long outages, of all.
+    let rules = || {
+        let History { trip, failed_probe, .. } = history();
+        [trip, failed_probe].map(|trip| trip.and_then(|trip| trip.change.rule()))
+    };
+    assert_eq!(rules(), [Some(Rule::ConsecutiveFailures), Some(Rule::ProbeFailed)]);
     let mut now = after(600_000);
     for _ in 0..service.policy().breaker.half_open_success_count {
         settle(now, Outcome::Success);
         now = now.plus(Duration::from_secs(1));
     }
     assert_eq!((state_of(&service, now, "a"), history().out_since), (State::Closed, None));
+    (0..5).for_each(|_| settle(now, Outcome::Failure(Fault::Reset)));
+    assert_eq!(rules(), [Some(Rule::ConsecutiveFailures), None], "another outage");
+}
+
+#[test]
+fn of_a_new_registration_is_told_how_its_own_probe_failed_and_not_what_opened_its_predecessor() {
+    let (table, service, _) = table_of(&["a", "b"]);
+    trip(&service, START, "a");
+    let anew = ReplicaSpec { incarnation: 7, ..replica("a") };
+    table.apply(&[orders([anew, replica("b")])], &[], after(1));
+    assert_eq!(ask(&service, after(2), Outcome::Failure(Fault::Reset)), "a");
+    let History { trip, failed_probe, .. } = service.replicas()[0].history();
+    let trip = trip.unwrap();
+    assert_eq!(
+        (trip.incarnation, trip.change.rule(), failed_probe.is_none()),
+        (7, Some(Rule::ProbeFailed), true)
+    );
 }

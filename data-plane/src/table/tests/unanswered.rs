@@ -136,7 +136,7 @@ fn a_probe_is_not_condemned_by_the_waits_that_opened_its_breaker() {
         let state = if given_up < 10 { State::HalfOpen } else { State::Open };
         assert_eq!(state_of(&service, now, "a"), state, "{given_up}");
     }
-    assert_eq!(a.history().trip.map(|trip| trip.at), Some(now));
+    assert_eq!(a.history().failed_probe.map(|trip| trip.at), Some(now));
 }
 
 #[test]

@@ -47,9 +47,9 @@ fn every_layer_tells_its_summary_what_ends_it_and_a_command() {
         (facts(), one(forced),
          Layer::Override, "forced open by ana: bad deploy", "the override ends in 15m", "gwctl end-override breaker/orders/a"),
         (facts(), one(open()),
-         Layer::Breaker, "consecutive_failures 5 >= 5: connect refused", "the probe that is due in 3.2s succeeds, and 1 more; if it fails, it rests for up to 4.0s", "gwctl breaker reset orders/a"),
+         Layer::Breaker, "consecutive_failures 5 >= 5: connect refused", "the probe that is due in 3.2s succeeds, and 1 more; if it fails, it rests for up to 4.8s", "gwctl breaker reset orders/a"),
         (facts(), one(regardless),
-         Layer::FailOpen, "consecutive_failures 5 >= 5: connect refused", "the probe that is due in 3.2s succeeds, and 1 more; if it fails, it rests for up to 4.0s", "gwctl policy get orders --resolved"),
+         Layer::FailOpen, "consecutive_failures 5 >= 5: connect refused", "the probe that is due in 3.2s succeeds, and 1 more; if it fails, it rests for up to 4.8s", "gwctl policy get orders --resolved"),
         (facts(), one(checked(v1::HealthCheckState::Failing)),
          Layer::HealthCheck, "active checks fail: connect refused, 3 in a row", "its active checks pass; the next is in 2.0s", "gwctl policy get orders --resolved"),
         (Facts { replica: None, ..facts() }, vec![held],
@@ -87,7 +87,11 @@ fn a_replica_that_nothing_keeps_out_has_no_cause() {
 
 #[test]
 fn all_layers_that_keep_it_out_are_told_and_those_that_keep_it_in_last() {
-    let breaker = v1::Breaker { state: State::Open.into(), ..checked(v1::HealthCheckState::Failing) };
+    let breaker = v1::Breaker {
+        state: State::Open.into(),
+        last_trip: open().last_trip,
+        ..checked(v1::HealthCheckState::Failing)
+    };
     let slowly =
         v1::Measures { slow_start_share: 0.1, slow_start_end_time: at(1004.0), ..Default::default() };
     let slow = v1::Breaker { measures: Some(slowly), ..closed(9, 0) };

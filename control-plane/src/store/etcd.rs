@@ -21,6 +21,8 @@ mod presence;
 mod read;
 #[cfg(test)]
 pub(crate) mod simulated;
+#[cfg(test)]
+mod tests;
 mod transaction;
 mod watch;
 

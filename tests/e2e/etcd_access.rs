@@ -37,6 +37,19 @@ async fn a_check_says_of_an_etcd_whether_it_could_be_used_and_changes_nothing_by
 }
 
 #[tokio::test]
+async fn control_planes_that_start_at_the_same_time_share_the_store_that_one_of_them_makes_by_etcd() {
+    let etcd = Etcd::start().await;
+    for round in 0..4 {
+        let start = || ControlPlane::start_on(etcd.store(&format!("gw-{round}")), &[]);
+        let (one, other, third) = tokio::join!(start(), start(), start());
+        register(&one, request("r-1", "10.0.0.1:80", None)).await;
+        for control in [&other, &third] {
+            eventually("it knows", async || find(control, "r-1").await.ok_or_else(|| "no".to_owned())).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn two_prefixes_of_one_etcd_are_two_registries_by_etcd() {
     let etcd = Etcd::start().await;
     let one = ControlPlane::start_on(etcd.store("gw"), &[]).await;

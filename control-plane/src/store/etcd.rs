@@ -427,29 +427,18 @@ async fn found_or_made(client: &Client, keys: &Keys) -> Result<Result<(), Status
 
 /// Whether the store is there: `Ok(Ok(false))`, when nothing is at its place. Also finds out whether it may be written to.
 async fn look(client: &Client, keys: &Keys) -> Result<Result<bool, Status>, StoreError> {
-    let (key, range_end) = keys.all();
-    let found = async {
-        let found = client.range(one(keys.meta())).await?;
-        client.txn(rehearsal(keys.meta())).await?;
-        let any = RangeRequest { key, range_end, limit: 1, keys_only: true, ..RangeRequest::default() };
-        Ok((found, client.range(any).await?))
-    };
-    let (found, any) = match found.await {
-        Ok(found) => found,
+    // All of it as of one revision: somebody else may make the store at any moment.
+    let found = match client.compare(rehearsal(keys)).await {
+        Ok(response) => found(response),
         Err(status) => return Ok(Err(status)),
     };
-    match (found.kvs.first(), any.kvs.first()) {
-        (Some(meta), _) => {
-            Meta::decode(&meta.value).map_err(|why| damaged(keys.prefix(), &why))?;
-            Ok(Ok(true))
-        }
-        (None, None) => Ok(Ok(false)),
-        (None, Some(other)) => {
-            let other = String::from_utf8_lossy(&other.key);
-            let why = format!("there is {other}, and nothing that says that it is ours");
-            Err(damaged(keys.prefix(), &why))
-        }
+    if let Some(meta) = found.iter().find(|kv| keys.role(&kv.key) == Role::Meta) {
+        Meta::decode(&meta.value).map_err(|why| damaged(keys.prefix(), &why))?;
+        return Ok(Ok(true));
     }
+    let Some(other) = found.first() else { return Ok(Ok(false)) };
+    let other = String::from_utf8_lossy(&other.key);
+    Err(damaged(keys.prefix(), &format!("there is {other}, and nothing that says that it is ours")))
 }
 
 fn damaged(prefix: &str, why: &str) -> StoreError {

@@ -257,3 +257,25 @@ async fn a_reopened_store_keeps_a_fence_that_was_not_there_when_somebody_looked(
     assert_eq!(other.load().await, Err(moved));
     assert_eq!(other.fence(None, None).await, Ok(true));
 }
+
+#[tokio::test]
+async fn control_planes_that_start_together_all_find_the_store_that_one_of_them_makes() {
+    for calls in 0..5 {
+        let (fake, keys) = (Fake::start().await, Keys::new("gw"));
+        let meta = Meta::new("theirs".into()).encode();
+        let theirs = vec![(keys.meta(), meta), (keys.head(), entry::encode(0, &[]))];
+        fake.do_after(calls, creation(theirs));
+        let loaded = store(&fake).await.load().await.unwrap();
+        assert!(loaded.items.is_empty(), "{loaded:?}");
+    }
+}
+
+#[tokio::test]
+async fn keys_of_somebody_else_are_still_taken_for_no_store_of_ours() {
+    let fake = Fake::start().await;
+    let location = fake.location().parse().unwrap();
+    let client = Client::new(&location, &EtcdFiles::default(), Contact::new(clock::now())).unwrap();
+    client.txn(creation(vec![(Keys::new("gw").head(), Vec::new())])).await.unwrap();
+    let refused = Etcd::open(&location, &EtcdFiles::default()).await.unwrap_err();
+    assert!(refused.to_string().contains("nothing that says that it is ours"), "{refused}");
+}

@@ -179,15 +179,24 @@ pub(super) fn creation(puts: Vec<(Vec<u8>, Vec<u8>)>) -> TxnRequest {
     TxnRequest { compare, success, failure: Vec::new() }
 }
 
-/// Changes nothing, and needs the right to write this key.
-pub(super) fn rehearsal(key: Vec<u8>) -> TxnRequest {
+/// Changes nothing, and needs the right to do so. Finds what says that the keys are ours, and the first of all keys, as of one revision.
+pub(super) fn rehearsal(keys: &Keys) -> TxnRequest {
     let never = Compare {
         result: CompareResult::Equal.into(),
         target: CompareTarget::Version.into(),
-        key: key.clone(),
+        key: keys.meta(),
         target_union: Some(TargetUnion::Version(-1)),
     };
-    TxnRequest { compare: vec![never], success: vec![put(key, Vec::new(), 0)], failure: Vec::new() }
+    let (key, range_end) = keys.all();
+    let first = RangeRequest { key, range_end, limit: 1, keys_only: true, ..RangeRequest::default() };
+    TxnRequest {
+        compare: vec![never],
+        success: vec![put(keys.meta(), Vec::new(), 0)],
+        failure: vec![
+            operation(Request::RequestRange(one(keys.meta()))),
+            operation(Request::RequestRange(first)),
+        ],
+    }
 }
 
 /// Writes a key under a lease, in any case.

@@ -420,7 +420,9 @@ impl<S: Store> Writer<S> {
         let (refusal, pause) = match error {
             StoreError::Full(_) => (WriteError::StoreFull, RETRY_INTERVAL),
             StoreError::Fenced(_) => (WriteError::StoreMoves, RETRY_INTERVAL),
-            StoreError::Unavailable(_) => (WriteError::StoreUnavailable, Duration::ZERO),
+            StoreError::Unusable(_) | StoreError::Unavailable(_) => {
+                (WriteError::StoreUnavailable, Duration::ZERO)
+            }
         };
         self.doubt = Some(Doubt { until: clock::now() + pause, refusal: refusal.clone() });
         self.available.send_replace(false);
@@ -443,7 +445,9 @@ impl<S: Store> Writer<S> {
                 let until = clock::now() + RETRY_INTERVAL;
                 let refusal = match error {
                     StoreError::Fenced(_) => WriteError::StoreMoves,
-                    StoreError::Full(_) | StoreError::Unavailable(_) => WriteError::StoreUnavailable,
+                    StoreError::Full(_) | StoreError::Unusable(_) | StoreError::Unavailable(_) => {
+                        WriteError::StoreUnavailable
+                    }
                 };
                 self.doubt = Some(Doubt { until, refusal });
             }

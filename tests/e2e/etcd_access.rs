@@ -3,7 +3,7 @@
 use std::{fs, path::Path, process::Command};
 
 use gateway_proto::v1::{DeregisterRequest, registry_service_client::RegistryServiceClient};
-use gateway_tests::{ControlPlane, Etcd, binaries, eventually};
+use gateway_tests::{ControlPlane, Etcd, binaries, command, eventually};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use tokio::task::JoinSet;
 use tonic::{Code, Status, transport::Channel};
@@ -34,6 +34,20 @@ async fn a_check_says_of_an_etcd_whether_it_could_be_used_and_changes_nothing_by
     assert!(!is_fine && said.contains("cannot be reached") && said.contains("127.0.0.1:9"), "{said}");
     let _planes = pair(&etcd).await;
     assert!(checked(&etcd.store("gw"), &[]).0, "also while others use it");
+}
+
+#[tokio::test]
+async fn an_etcd_that_is_away_ends_the_start_otherwise_than_one_that_is_not_ours_by_etcd() {
+    let etcd = Etcd::start().await;
+    etcd.ctl(&["put", "/taken/by", "somebody else"]);
+    let (away, taken) = ("etcd://127.0.0.1:9/gw".to_owned(), etcd.store("taken"));
+    for (store, code, words) in [(away, 1, "cannot be reached"), (taken, 2, "name another prefix")] {
+        let mut command = binaries::control_plane();
+        command.args(["--listen", "127.0.0.1:0", "--store", &store]);
+        let ended = command::run(command).await;
+        assert_eq!(ended.code(), code, "{}", ended.stderr);
+        assert!(ended.stderr.contains(words), "{}", ended.stderr);
+    }
 }
 
 #[tokio::test]

@@ -442,7 +442,7 @@ async fn look(client: &Client, keys: &Keys) -> Result<Result<bool, Status>, Stor
 }
 
 fn damaged(prefix: &str, why: &str) -> StoreError {
-    StoreError::Unavailable(format!(
+    StoreError::Unusable(format!(
         "the keys below /{prefix}/ are damaged, or no store of this program: {why}; name another prefix, or restore a backup"
     ))
 }

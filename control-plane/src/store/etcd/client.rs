@@ -91,12 +91,11 @@ impl Client {
     ) -> Result<Self, StoreError> {
         let is_encrypted = files.are_for_tls();
         let tls = is_encrypted.then(|| files.tls()).transpose();
-        let tls = tls.map_err(|failure| StoreError::Unavailable(failure.to_string()))?;
+        let tls = tls.map_err(|failure| StoreError::Unusable(failure.to_string()))?;
         let scheme = if is_encrypted { "https" } else { "http" };
         let endpoints = location.endpoints.iter().map(|address| {
             let endpoint = Endpoint::from_shared(format!("{scheme}://{address}"));
-            let endpoint =
-                endpoint.map_err(|_| StoreError::Unavailable(format!("{address} is no address")))?;
+            let endpoint = endpoint.map_err(|_| StoreError::Unusable(format!("{address} is no address")))?;
             Ok(endpoint
                 .tcp_nodelay(true)
                 .http2_keep_alive_interval(PING_INTERVAL)
@@ -323,7 +322,7 @@ impl Client {
             return Ok(None);
         };
         let password = fs::read_to_string(file)
-            .map_err(|error| Status::invalid_argument(format!("{}: {error}", file.display())))?;
+            .map_err(|error| Status::unauthenticated(format!("{}: {error}", file.display())))?;
         let request = AuthenticateRequest { name: user.clone(), password: password.trim_end().to_owned() };
         let answered = timeout(CALL_TIMEOUT, AuthClient::new(channel.clone()).authenticate(request)).await;
         let answered = answered
@@ -380,25 +379,24 @@ fn root_of(error: &dyn std::error::Error) -> String {
 /// What an operator is told when etcd did not do it.
 pub(super) fn told(status: &Status, user: Option<&str>, prefix: &str) -> StoreError {
     let message = status.message();
-    let what = match status.code() {
+    match status.code() {
         Code::PermissionDenied => {
             let user = user.unwrap_or("whoever names nobody");
-            format!(
+            StoreError::Unusable(format!(
                 "etcd does not let {user} read and write keys below /{prefix}/: grant a role with that range"
-            )
+            ))
         }
-        Code::Unauthenticated => message.to_owned(),
-        Code::InvalidArgument if message.contains("user name is empty") => {
+        Code::InvalidArgument if message.contains("user name is empty") => StoreError::Unusable(
             "etcd asks who we are: name a user as in etcd://USER@HOST:PORT/PREFIX, and --store-password-file"
-                .into()
-        }
+                .into(),
+        ),
+        Code::Unauthenticated if !is_of_token(status) => StoreError::Unusable(message.to_owned()),
         Code::ResourceExhausted if message.contains("database space exceeded") => {
-            return StoreError::Full(format!("etcd: {message}: compact, defragment, and disarm the alarm"));
+            StoreError::Full(format!("etcd: {message}: compact, defragment, and disarm the alarm"))
         }
         Code::Unavailable | Code::DeadlineExceeded => {
-            format!("etcd cannot be reached, or has no quorum: {message}")
+            StoreError::Unavailable(format!("etcd cannot be reached, or has no quorum: {message}"))
         }
-        _ => format!("etcd: {message}"),
-    };
-    StoreError::Unavailable(what)
+        _ => StoreError::Unavailable(format!("etcd: {message}")),
+    }
 }

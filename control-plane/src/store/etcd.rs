@@ -13,6 +13,7 @@ mod client;
 mod entry;
 #[cfg(test)]
 mod fake;
+mod glance;
 mod keeper;
 mod keys;
 mod location;
@@ -28,7 +29,10 @@ mod watch;
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -43,6 +47,7 @@ use tonic::{Code, Status};
 pub use self::location::{EtcdFiles, EtcdLocation};
 use self::{
     client::{Client, told},
+    glance::Glance,
     keys::{Keys, Role},
     meta::Meta,
     read::{Content, Unread, read_all},
@@ -61,8 +66,6 @@ const OPEN_PATIENCE: Duration = Duration::from_secs(10);
 const OPEN_PAUSE: Duration = Duration::from_millis(300);
 /// How often everything is compared with what etcd holds: on average, and up to half of that more or less.
 const AUDIT_INTERVAL: Duration = Duration::from_secs(300);
-/// Without any other, etcd is asked so often for a sign of life.
-const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// Renewals that wait for a stream.
 const RENEWALS: usize = 16 * 1024;
 /// A change that etcd is known to have made is told by then, or the watch does not tell.
@@ -77,8 +80,11 @@ pub struct Etcd {
     keys: Keys,
     /// `None` until everything has been read, and when that must be done again.
     watching: Option<Watching>,
+    /// That which was read last.
+    cluster: u64,
     /// etcd's revision up to which everything was told.
-    seen: Revision,
+    seen: Arc<AtomicI64>,
+    glances: tokio::sync::watch::Receiver<Glance>,
     /// The last commit that etcd is known to have, if the watch has not told of it, and by when it has to.
     owed: Option<(Revision, Instant)>,
     audit_at: Instant,
@@ -113,16 +119,19 @@ impl Etcd {
         let (own, published) = tokio::sync::watch::channel(None);
         let known = Arc::new(tokio::sync::watch::Sender::new(Known::default()));
         let peers = Peers::new(own, known.subscribe());
+        let (seen, (glance, glances)) = (Arc::default(), tokio::sync::watch::channel(Glance::default()));
         let tasks = [
             tokio::spawn(keeper::run(client.clone(), keys.clone(), renewals)),
             tokio::spawn(presence::run(client.clone(), keys.clone(), published)),
-            tokio::spawn(probe(client.clone(), keys.clone())),
+            tokio::spawn(glance::run(client.clone(), keys.clone(), Arc::clone(&seen), glance)),
         ];
         Ok(Self {
             client,
             keys,
             watching: None,
-            seen: 0,
+            cluster: 0,
+            seen,
+            glances,
             owed: None,
             audit_at: next_audit(),
             outlet,
@@ -169,7 +178,7 @@ impl Etcd {
     /// Reads what was told so far, so that nothing differs but what the watch dropped, and looks whether it has more to tell.
     async fn read_again(&mut self) -> Option<Content> {
         self.watching.as_ref()?;
-        let content = self.read(self.seen).await.ok()?;
+        let content = self.read(self.seen()).await.ok()?;
         let head = self.client.range(RangeRequest { keys_only: true, ..one(self.keys.head()) }).await.ok()?;
         self.expect(self.head_in(&head.kvs));
         Some(content)
@@ -206,9 +215,14 @@ impl Etcd {
         }
     }
 
-    /// Takes in what a transaction has found that was made on something else than there is.
-    fn take_in(&mut self, found: &[KeyValue]) {
-        self.expect(self.head_in(found));
+    /// Takes in what a transaction has found that was made on `base`, or past a fence, and on something else than there is.
+    fn take_in(&mut self, base: Revision, found: &[KeyValue]) {
+        let head = self.head_in(found);
+        self.expect(head);
+        if head.is_none_or(|head| head != base && head <= self.seen()) {
+            // What was told of does not lead there: etcd is not what it was.
+            self.watching = None;
+        }
         if self.fence_in(found).is_some_and(|kv| kv.mod_revision != self.own_fence) {
             // The next load says what it is.
             self.watching = None;
@@ -224,15 +238,19 @@ impl Etcd {
     /// Notes that etcd has a commit of this revision: a watch that has fallen silent tells of none, and without it nothing that
     /// is decided here would ever be decided on the last one.
     fn expect(&mut self, head: Option<Revision>) {
-        if let Some(head) = head.filter(|head| *head > self.seen && self.owed.is_none()) {
+        if let Some(head) = head.filter(|head| *head > self.seen() && self.owed.is_none()) {
             self.owed = Some((head, clock::now() + TOLD_WITHIN));
         }
     }
 
     /// Notes that everything up to a revision is known.
     fn sees(&mut self, revision: Revision) {
-        self.seen = self.seen.max(revision);
-        self.owed = self.owed.filter(|(owed, _)| *owed > self.seen);
+        let seen = self.seen.fetch_max(revision, Relaxed).max(revision);
+        self.owed = self.owed.filter(|(owed, _)| *owed > seen);
+    }
+
+    fn seen(&self) -> Revision {
+        self.seen.load(Relaxed)
     }
 
     /// The leases that etcd keeps although their replicas were to go.
@@ -273,7 +291,10 @@ impl Store for Etcd {
                 let (client, keys, peers) = (self.client.clone(), self.keys.clone(), Arc::clone(&self.known));
                 self.known.send_replace(Arc::new(content.peers));
                 self.watching = Some(Watching::begin(client, keys, content.at + 1, peers));
-                (self.seen, self.owed) = (content.at, None);
+                self.seen.store(content.at, Relaxed);
+                (self.cluster, self.owed) = (content.cluster, None);
+                // None of those before says anything of this.
+                self.glances.mark_unchanged();
                 Content { peers: BTreeMap::new(), ..content }
             }
         };
@@ -297,7 +318,7 @@ impl Store for Etcd {
             }
             Ok(response) => {
                 let found = found(response);
-                self.take_in(&found);
+                self.take_in(base, &found);
                 Ok(Commit::Overtaken(self.heard_of(found)))
             }
             // A lease has lapsed before its replica was there.
@@ -314,7 +335,9 @@ impl Store for Etcd {
         match self.client.compare(expectation(&self.keys, base, self.own_fence)).await {
             Ok(response) => {
                 let is_so = response.succeeded;
-                self.take_in(&found(response));
+                if !is_so {
+                    self.take_in(base, &found(response));
+                }
                 Ok(is_so)
             }
             Err(status) => {
@@ -325,9 +348,9 @@ impl Store for Etcd {
     }
 
     async fn news(&mut self) -> News {
-        let Some(watching) = &mut self.watching else { return News::ReadAgain("nothing is watched") };
-        let owed_by = self.owed.map(|(_, by)| by);
         loop {
+            let Some(watching) = &mut self.watching else { return News::ReadAgain("nothing is watched") };
+            let owed_by = self.owed.map(|(_, by)| by);
             tokio::select! {
                 biased;
                 seen = watching.next() => match seen {
@@ -348,7 +371,15 @@ impl Store for Etcd {
                     self.audit_at = next_audit();
                     return News::ReadAgain("it is time to compare");
                 }
-                () = sleep(PROBE_INTERVAL / 2) => {
+                Ok(()) = self.glances.changed() => {
+                    let glance = *self.glances.borrow_and_update();
+                    if glance.has_gone_back || glance.cluster != self.cluster {
+                        self.watching = None;
+                        return News::ReadAgain("etcd is not what it was");
+                    }
+                    self.expect(glance.head);
+                }
+                () = sleep(glance::INTERVAL / 2) => {
                     let silent_for = self.client.contact().silent_for(clock::now());
                     if !self.client.contact().is_fresh(clock::now()) {
                         self.watching = None;
@@ -445,19 +476,6 @@ fn damaged(prefix: &str, why: &str) -> StoreError {
     StoreError::Unusable(format!(
         "the keys below /{prefix}/ are damaged, or no store of this program: {why}; name another prefix, or restore a backup"
     ))
-}
-
-/// Asks for a sign of life whenever there was none for a while.
-async fn probe(client: Client, keys: Keys) {
-    loop {
-        sleep(PROBE_INTERVAL).await;
-        if client.contact().silent_for(clock::now()) >= PROBE_INTERVAL {
-            let request = RangeRequest { keys_only: true, ..one(keys.meta()) };
-            if let Err(status) = client.range(request).await {
-                tracing::debug!(message = status.message(), "etcd gives no sign of life");
-            }
-        }
-    }
 }
 
 fn next_audit() -> Instant {

@@ -279,3 +279,49 @@ async fn keys_of_somebody_else_are_still_taken_for_no_store_of_ours() {
     let refused = Etcd::open(&location, &EtcdFiles::default()).await.unwrap_err();
     assert!(refused.to_string().contains("nothing that says that it is ours"), "{refused}");
 }
+
+/// Two stores on it that know the same, and the revision at which they do.
+async fn two_that_agree(fake: &Fake) -> (Etcd, Etcd, Revision) {
+    let (mut one, mut other) = (store(fake).await, store(fake).await);
+    let base = one.load().await.unwrap().revision;
+    let Ok(Commit::Durable(revisions)) = one.commit(base, &[registration(1)]).await else { panic!() };
+    assert_eq!(other.load().await.unwrap().revision, revisions[0]);
+    (one, other, revisions[0])
+}
+
+#[tokio::test]
+async fn an_etcd_that_is_as_it_was_earlier_is_read_again_by_whoever_changes_something() {
+    let fake = Fake::start().await;
+    let (mut one, mut other, early) = two_that_agree(&fake).await;
+    let Ok(Commit::Durable(later)) = one.commit(early, &[registration(2)]).await else { panic!() };
+    let Ok(Commit::Durable(late)) = one.commit(later[0], &[registration(3)]).await else { panic!() };
+    fake.restore(early);
+    assert_eq!(other.commit(late[0], &[registration(4)]).await, Ok(Commit::Overtaken(Vec::new())));
+    asked_to_read_again(&mut other).await;
+    assert_eq!(other.load().await.unwrap().revision, early);
+    // Where it has gone on meanwhile, and not as far as before.
+    assert!(matches!(other.commit(early, &[registration(5)]).await, Ok(Commit::Durable(_))));
+    assert_eq!(one.is_at(late[0]).await, Ok(false));
+    asked_to_read_again(&mut one).await;
+    assert_eq!(one.load().await.unwrap().items.len(), 2);
+}
+
+#[tokio::test]
+async fn an_etcd_that_is_as_it_was_earlier_is_read_again_although_nothing_is_changed() {
+    let fake = Fake::start().await;
+    let (mut one, _, early) = two_that_agree(&fake).await;
+    assert!(matches!(one.commit(early, &[registration(2)]).await, Ok(Commit::Durable(_))));
+    fake.restore(early);
+    asked_to_read_again(&mut one).await;
+    assert_eq!(one.load().await.unwrap().revision, early);
+}
+
+#[tokio::test]
+async fn the_same_keys_in_another_cluster_are_read_again_and_are_another_store() {
+    let fake = Fake::start().await;
+    let (mut one, ..) = two_that_agree(&fake).await;
+    let before = one.load().await.unwrap().epoch;
+    fake.move_to_cluster(2);
+    asked_to_read_again(&mut one).await;
+    assert_ne!(one.load().await.unwrap().epoch, before);
+}

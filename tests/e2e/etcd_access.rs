@@ -1,15 +1,18 @@
 //! Whom etcd lets in, and what an operator is told when it does not.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use gateway_proto::v1::{DeregisterRequest, registry_service_client::RegistryServiceClient};
-use gateway_tests::{ControlPlane, Etcd, binaries, command, eventually};
+use gateway_tests::{ControlPlane, Etcd, binaries, command, eventually, eventually_within};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use tokio::task::JoinSet;
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt;
 
 use crate::etcd::{find, ids, pair, register, renew, request};
+
+/// Files are looked at every few seconds, and etcd takes a moment to start.
+const RENEWED: Duration = Duration::from_secs(40);
 
 /// What `--check` says of a store: whether it can be used, and the words.
 fn checked(store: &str, flags: &[&str]) -> (bool, String) {
@@ -221,7 +224,7 @@ async fn etcd_is_spoken_to_in_tls_and_is_shown_a_certificate_by_etcd() {
     certificates(folder.path());
     let path = |name: &str| folder.path().join(name).display().to_string();
     let (ca, certificate, key) = (path("ca.pem"), path("client.pem"), path("client.key"));
-    let etcd = Etcd::encrypted(&[
+    let mut etcd = Etcd::encrypted(&[
         "--cert-file",
         &path("server.pem"),
         "--key-file",
@@ -247,6 +250,18 @@ async fn etcd_is_spoken_to_in_tls_and_is_shown_a_certificate_by_etcd() {
     for _ in 0..10 {
         let (is_fine, said) = checked(&etcd.store("gw"), &["--store-tls-ca", &ca]);
         assert!(!is_fine && said.contains("certificate"), "{said}");
+    }
+    // Authority, server and clients get new ones under the same names.
+    certificates(folder.path());
+    etcd.kill(0);
+    etcd.restart(0);
+    for (number, control) in [&one, &other].into_iter().enumerate() {
+        let wish = request(&format!("n-{number}"), &format!("10.0.1.{number}:80"), None);
+        eventually_within(RENEWED, "it goes by the new ones", async || {
+            let taken = control.registry().register(wish.clone()).await;
+            taken.map(drop).map_err(|status| status.to_string())
+        })
+        .await;
     }
 }
 

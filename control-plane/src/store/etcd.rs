@@ -37,6 +37,7 @@ use std::{
 };
 
 use gateway_proto::etcd::{KeyValue, RangeRequest, TxnResponse, response_op::Response as Answer};
+use gateway_runtime::Shutdown;
 use tokio::{
     task::JoinSet,
     time::{sleep, sleep_until},
@@ -120,11 +121,15 @@ impl Etcd {
         let known = Arc::new(tokio::sync::watch::Sender::new(Known::default()));
         let peers = Peers::new(own, known.subscribe());
         let (seen, (glance, glances)) = (Arc::default(), tokio::sync::watch::channel(Glance::default()));
-        let tasks = [
+        let mut tasks = vec![
             tokio::spawn(keeper::run(client.clone(), keys.clone(), renewals)),
             tokio::spawn(presence::run(client.clone(), keys.clone(), published)),
             tokio::spawn(glance::run(client.clone(), keys.clone(), Arc::clone(&seen), glance)),
         ];
+        if let Some(tls) = client.tls() {
+            // The task goes with the store.
+            tasks.push(tokio::spawn(Arc::clone(tls).follow(Shutdown::new())));
+        }
         Ok(Self {
             client,
             keys,

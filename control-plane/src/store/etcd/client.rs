@@ -113,6 +113,11 @@ impl Client {
         })))
     }
 
+    /// What etcd is shown and by whom it is believed, if the connection is encrypted.
+    pub(super) fn tls(&self) -> Option<&Arc<ClientTls>> {
+        self.0.tls.as_ref()
+    }
+
     pub(super) fn contact(&self) -> &Contact {
         &self.0.contact
     }

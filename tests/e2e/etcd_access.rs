@@ -311,6 +311,33 @@ async fn etcd_is_told_who_we_are_and_says_what_is_missing_by_etcd() {
 }
 
 #[tokio::test]
+async fn an_etcd_that_begins_to_ask_who_we_are_is_told_by_whoever_knows_by_etcd() {
+    let etcd = Etcd::start().await;
+    for user in ["root", "gw"] {
+        etcd.ctl(&["user", "add", &format!("{user}:secret")]);
+        etcd.ctl(&["role", "add", user]);
+        etcd.ctl(&["user", "grant-role", user, user]);
+    }
+    etcd.ctl(&["role", "grant-permission", "gw", "--prefix=true", "readwrite", "/gw/"]);
+    let folder = tempfile::tempdir().unwrap();
+    let password = folder.path().join("password");
+    fs::write(&password, "secret").unwrap();
+    let flags = ["--store-password-file", password.to_str().unwrap()];
+    let store = etcd.store("gw").replace("etcd://", "etcd://gw@");
+    let one = ControlPlane::start_on(store.clone(), &flags).await;
+    let other = ControlPlane::start_on(store, &flags).await;
+    register(&one, request("r-1", "10.0.0.1:80", None)).await;
+    etcd.ctl(&["auth", "enable"]);
+    eventually("changes are taken", async || {
+        let taken = one.registry().register(request("r-2", "10.0.0.2:80", Some(60))).await;
+        taken.map(drop).map_err(|status| status.to_string())
+    })
+    .await;
+    eventually("the other one knows", async || find(&other, "r-2").await.ok_or_else(|| "no".to_owned()))
+        .await;
+}
+
+#[tokio::test]
 async fn an_identity_has_one_quota_at_all_control_planes_also_when_one_is_killed_by_etcd() {
     const MOST: usize = 5;
     let etcd = Etcd::start().await;

@@ -209,7 +209,7 @@ impl Client {
                     self.0.contact.touch(clock::now());
                     return Ok(response.into_inner());
                 }
-                Err(status) if is_of_token(&status) && !is_renewed => {
+                Err(status) if !is_renewed && (is_of_token(&status) || self.is_asked_for(&status)) => {
                     is_renewed = true;
                     self.give_up(&live, false);
                 }
@@ -220,6 +220,12 @@ impl Client {
                 Err(status) => return Err(status),
             }
         }
+    }
+
+    /// Whether etcd asks who we are since after this connection began, and we can say so.
+    fn is_asked_for(&self, status: &Status) -> bool {
+        let has_password = self.0.user.as_ref().is_some_and(|(_, password)| password.is_some());
+        has_password && is_unnamed(status)
     }
 
     /// Why a member did not answer: who uses a connection that has ended may learn no more than that.
@@ -372,6 +378,11 @@ fn is_of_token(status: &Status) -> bool {
     message.contains("invalid auth token") || message.contains("revision of auth store is old")
 }
 
+/// Whether it was not said who we are.
+fn is_unnamed(status: &Status) -> bool {
+    status.code() == Code::InvalidArgument && status.message().contains("user name is empty")
+}
+
 /// What went wrong at the bottom of it.
 fn root_of(error: &dyn std::error::Error) -> String {
     let mut root = error;
@@ -391,7 +402,7 @@ pub(super) fn told(status: &Status, user: Option<&str>, prefix: &str) -> StoreEr
                 "etcd does not let {user} read and write keys below /{prefix}/: grant a role with that range"
             ))
         }
-        Code::InvalidArgument if message.contains("user name is empty") => StoreError::Unusable(
+        _ if is_unnamed(status) => StoreError::Unusable(
             "etcd asks who we are: name a user as in etcd://USER@HOST:PORT/PREFIX, and --store-password-file"
                 .into(),
         ),

@@ -22,6 +22,7 @@ use gateway_runtime::tls::{self, ClientTls};
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use tokio::{sync::Semaphore, time::timeout};
+use tokio_util::sync::CancellationToken;
 use tonic::{
     Code, Request, Response, Status,
     metadata::{Ascii, MetadataValue},
@@ -38,8 +39,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 /// For all of it.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// A member that vanished without a word is found out within the sum of both.
-const PING_INTERVAL: Duration = Duration::from_secs(2);
+/// For a connection on which nothing is asked. etcd ends one that pings more often than every 5 s.
+const PING_INTERVAL: Duration = Duration::from_secs(6);
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// A page of what we wrote is far smaller.
 const MAX_ANSWER: usize = 256 * 1024 * 1024;
@@ -68,7 +69,8 @@ pub(super) struct Live {
     token: Option<MetadataValue<Ascii>>,
     /// Which of the members.
     member: usize,
-    serial: u64,
+    /// Cancelled as soon as it is used no more.
+    end: CancellationToken,
 }
 
 impl Live {
@@ -79,6 +81,11 @@ impl Live {
             request.metadata_mut().insert("token", token.clone());
         }
         request
+    }
+
+    /// Completes when this connection is given up. Cancel safe.
+    pub(super) async fn given_up(&self) {
+        self.end.cancelled().await;
     }
 }
 
@@ -286,7 +293,8 @@ impl Client {
     /// Uses this connection no more, and with `goes_on` another member next.
     pub(super) fn give_up(&self, live: &Live, goes_on: bool) {
         let mut known = self.0.live.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.as_ref().is_some_and(|known| known.serial == live.serial) {
+        if !live.end.is_cancelled() {
+            live.end.cancel();
             *known = None;
             let next = live.member + usize::from(goes_on);
             self.0.first.store(next % self.0.endpoints.len(), Ordering::Relaxed);
@@ -318,7 +326,7 @@ impl Client {
             }
         };
         let token = self.authenticate(&channel, endpoint).await?;
-        Ok(Live { channel, token, member, serial: rand::random() })
+        Ok(Live { channel, token, member, end: CancellationToken::new() })
     }
 
     /// Says who we are, where that is asked for.

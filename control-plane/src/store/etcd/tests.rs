@@ -325,3 +325,26 @@ async fn the_same_keys_in_another_cluster_are_read_again_and_are_another_store()
     asked_to_read_again(&mut one).await;
     assert_ne!(one.load().await.unwrap().epoch, before);
 }
+
+#[tokio::test]
+async fn a_watch_that_has_fallen_silent_is_found_out_although_nothing_is_changed_here() {
+    let fake = Fake::start().await;
+    let (mut one, mut other, base) = two_that_agree(&fake).await;
+    one.load().await.unwrap();
+    fake.fall_silent(2).await;
+    let Ok(Commit::Durable(revisions)) = one.commit(base, &[registration(2)]).await else { panic!() };
+    asked_to_read_again(&mut other).await;
+    fake.speak();
+    assert_eq!(other.load().await.unwrap().revision, revisions[0]);
+}
+
+#[tokio::test]
+async fn a_watch_leaves_a_member_together_with_everything_else() {
+    let fake = Fake::start().await;
+    let mut store = store(&fake).await;
+    store.load().await.unwrap();
+    fake.is_watched(1).await;
+    let live = store.client.live().await.unwrap();
+    store.client.give_up(&live, true);
+    fake.is_watched(2).await;
+}

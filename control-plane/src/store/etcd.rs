@@ -39,6 +39,7 @@ use std::{
 use gateway_proto::etcd::{KeyValue, RangeRequest, TxnResponse, response_op::Response as Answer};
 use gateway_runtime::Shutdown;
 use tokio::{
+    sync::mpsc,
     task::JoinSet,
     time::{sleep, sleep_until},
 };
@@ -69,6 +70,8 @@ const OPEN_PAUSE: Duration = Duration::from_millis(300);
 const AUDIT_INTERVAL: Duration = Duration::from_secs(300);
 /// Renewals that wait for a stream.
 const RENEWALS: usize = 16 * 1024;
+/// Leases that wait to be revoked.
+const REVOCATIONS: usize = 16 * 1024;
 /// A change that etcd is known to have made is told by then, or the watch does not tell.
 const TOLD_WITHIN: Duration = Duration::from_secs(2);
 /// A read that takes so long that etcd forgets its revision is begun again so often.
@@ -90,6 +93,8 @@ pub struct Etcd {
     owed: Option<(Revision, Instant)>,
     audit_at: Instant,
     outlet: Outlet,
+    /// Where leases are handed in that etcd need not keep any longer.
+    revocations: mpsc::Sender<LeaseTag>,
     /// The revision of the fence that we have put there and that keeps out others only; 0: none.
     own_fence: Revision,
     /// That of the one, of somebody else, that the last load has met; 0: none.
@@ -121,7 +126,9 @@ impl Etcd {
         let known = Arc::new(tokio::sync::watch::Sender::new(Known::default()));
         let peers = Peers::new(own, known.subscribe());
         let (seen, (glance, glances)) = (Arc::default(), tokio::sync::watch::channel(Glance::default()));
+        let (revocations, revoked) = mpsc::channel(REVOCATIONS);
         let mut tasks = vec![
+            tokio::spawn(keeper::revoke_all(client.clone(), revoked)),
             tokio::spawn(keeper::run(client.clone(), keys.clone(), renewals)),
             tokio::spawn(presence::run(client.clone(), keys.clone(), published)),
             tokio::spawn(glance::run(client.clone(), keys.clone(), Arc::clone(&seen), glance)),
@@ -140,6 +147,7 @@ impl Etcd {
             owed: None,
             audit_at: next_audit(),
             outlet,
+            revocations,
             own_fence: 0,
             met_fence: 0,
             peers,
@@ -258,7 +266,7 @@ impl Etcd {
         self.seen.load(Relaxed)
     }
 
-    /// The leases that etcd keeps although their replicas were to go.
+    /// The leases among these keys.
     fn heard_of(&self, found: Vec<KeyValue>) -> Vec<LeaseNews> {
         let news = found.into_iter().filter_map(|kv| match self.keys.role(&kv.key) {
             Role::Lease(key) => Some(LeaseNews { key, kept: Some(LeaseTag::new(kv.lease)) }),
@@ -317,8 +325,12 @@ impl Store for Etcd {
         };
         match committed {
             Ok(response) if response.succeeded => {
-                let revision = response.header.unwrap_or_default().revision;
+                let revision = response.header.as_ref().map_or(0, |header| header.revision);
                 self.sees(revision);
+                for over in self.heard_of(found(response)).into_iter().filter_map(|lease| lease.kept) {
+                    // One that has no place ends by itself, a time to live later.
+                    let _ = self.revocations.try_send(over);
+                }
                 Ok(Commit::Durable(vec![revision; count]))
             }
             Ok(response) => {

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use super::{fake::Fake, *};
 use crate::{
     leases::{Leases, Renewal},
-    registry::{Candidates, Command, Decision, Limits, Registration, View, decide},
+    registry::{Candidates, Command, Decision, Limits, Proof, Registration, Said, Target, View, decide},
 };
 
 /// A store on it.
@@ -347,4 +347,30 @@ async fn a_watch_leaves_a_member_together_with_everything_else() {
     let live = store.client.live().await.unwrap();
     store.client.give_up(&live, true);
     fake.is_watched(2).await;
+}
+
+#[tokio::test]
+async fn etcd_keeps_no_lease_of_a_replica_that_is_gone_or_has_another_one() {
+    let fake = Fake::start().await;
+    let (mut store, _, _, key) = with_a_lease(&fake).await;
+    fake.keeps(1).await;
+    let loaded = store.load().await.unwrap();
+    let view = View::new(loaded.revision, loaded.items);
+    let again = Registration {
+        ttl: Some(TTL),
+        replica: Some(key.replica.clone()),
+        ..Registration::permanent(key.service.clone(), Address::parse("10.0.0.1:1").unwrap())
+    };
+    let again = decided(&view, &Command::Register(again), 2);
+    assert!(matches!(store.commit(view.revision(), &[again]).await, Ok(Commit::Durable(_))));
+    fake.keeps(1).await;
+    let loaded = store.load().await.unwrap();
+    let lease = loaded.items[0].as_replica().unwrap().lease.unwrap().id;
+    assert!(fake.has_under(LeaseTag::of(lease).get()), "the one that it has now");
+    let view = View::new(loaded.revision, loaded.items);
+    let (target, proof) = (Target::Key(key), Proof::Lease(lease));
+    let gone = Command::Deregister { target, proof, said: Said::default(), block: None };
+    let gone = decided(&view, &gone, 3);
+    assert!(matches!(store.commit(view.revision(), &[gone]).await, Ok(Commit::Durable(_))));
+    fake.keeps(0).await;
 }

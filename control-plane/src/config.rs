@@ -157,6 +157,11 @@ impl Args {
         let store = self.store.parse().map_err(|why: String| Failure::usage(told(&self.store, &why)))?;
         let store_files = self.store_flags.files();
         check_store(&store, &store_files)?;
+        if let StoreLocation::Etcd(etcd) = &store
+            && !self.access.insecure
+        {
+            etcd.check_way(&store_files).map_err(Failure::usage)?;
+        }
         // The upper bounds are those of what holds them: a semaphore, a channel, memory.
         check("--max-replicas", self.max_replicas, 10_000_000)?;
         check("--max-replicas-per-service", self.max_replicas_per_service, 10_000_000)?;
@@ -381,7 +386,26 @@ mod tests {
         ] {
             assert_eq!(validate(flags).unwrap_err().code(), 2, "{flags:?}");
         }
-        assert!(validate(&["--store", "etcd://gw@a/gw", "--store-password-file", "x"]).is_ok());
+        assert!(validate(&["--store", "etcd://gw@localhost/gw", "--store-password-file", "x"]).is_ok());
+    }
+
+    #[test]
+    fn an_etcd_beyond_this_machine_is_spoken_to_in_tls_unless_somebody_says_that_it_need_not_be() {
+        for store in
+            ["etcd://gw@127.0.0.1,10.0.0.5/gw", "etcd://gw@etcd-0.example:2379/gw", "etcd://gw@[fe80::1]/gw"]
+        {
+            let flags = ["--store", store, "--store-password-file", "x"];
+            let refused = validate(&flags).unwrap_err();
+            assert!(refused.to_string().contains("--store-tls-ca"), "{refused}");
+            assert_eq!(refused.code(), 2);
+            for way in [&["--insecure"][..], &["--store-tls-ca", "ca.pem"]] {
+                assert!(validate(&[&flags[..], way].concat()).is_ok(), "{store} {way:?}");
+            }
+        }
+        assert!(validate(&["--store", "etcd://a/gw"]).is_err(), "what renews a lease is no less a secret");
+        for store in ["etcd://127.0.0.1/gw", "etcd://[::1]:1,localhost:2/gw"] {
+            assert!(validate(&["--store", store]).is_ok(), "{store}");
+        }
     }
 
     #[test]
@@ -423,7 +447,7 @@ mod tests {
 
     #[test]
     fn on_a_store_that_others_share_a_socket_is_no_place_to_be_found_at() {
-        let flags = ["--listen", "unix:///run/gw.sock", "--store", "etcd://a/gw"];
+        let flags = ["--listen", "unix:///run/gw.sock", "--store", "etcd://[::1]/gw"];
         let refused = validate(&flags).unwrap().check_listeners().unwrap_err().to_string();
         assert!(refused.contains("add an IP:PORT to --listen"), "{refused}");
     }

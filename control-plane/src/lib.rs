@@ -127,7 +127,8 @@ impl Running {
 /// Registrations that the store holds are there at once; each lease among them gets one full time to live.
 ///
 /// # Errors
-/// A usage [`Failure`] naming `--listen` when the address cannot be bound, or `--store` when the store cannot be used.
+/// A usage [`Failure`] naming `--listen` when the address cannot be bound, or `--store` when the store cannot be used; a
+/// fatal one when the store is not there, and may be when it is started again.
 pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failure> {
     start_at(config, Passed::default(), shutdown).await
 }
@@ -166,8 +167,10 @@ pub async fn start_on<S: Store>(store: S, config: Config, shutdown: Shutdown) ->
     serve(config, listeners, store, None, shutdown).await
 }
 
+/// What may pass is nothing that whoever starts us has to mend: his supervisor is to start us again.
 fn unusable(config: &Config, error: &StoreError) -> Failure {
-    Failure::usage(format!("--store {}: {error}", config.store))
+    let why = format!("--store {}: {error}", config.store);
+    if error.may_pass() { Failure::fatal(why) } else { Failure::usage(why) }
 }
 
 async fn serve<S: Store>(
@@ -185,7 +188,7 @@ async fn serve<S: Store>(
         address: config.peers.advertise.clone().unwrap_or_else(|| served.address()),
         process_id: format!("{:016x}", rand::random::<u64>()),
     };
-    let loaded = store.load().await.map_err(|error| unusable(&config, &error))?;
+    let loaded = store::load_patiently(&mut store).await.map_err(|error| unusable(&config, &error))?;
     tracing::info!(revision = loaded.revision, records = loaded.items.len(), "registry loaded");
 
     let effects = Effects {

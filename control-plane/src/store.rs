@@ -9,6 +9,7 @@ mod fence;
 mod location;
 mod memory;
 mod migrate;
+mod patience;
 mod peers;
 mod redb;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use crate::{
 #[cfg(test)]
 pub(crate) use self::etcd::simulated;
 pub(crate) use self::served::parts;
+pub(crate) use self::patience::load_patiently;
 pub use self::{
     any::AnyStore,
     etcd::{Etcd, EtcdFiles, EtcdLocation},
@@ -192,9 +194,23 @@ pub enum StoreError {
     /// It is in a file, which only one process may have open.
     #[error("another process has the file open")]
     InUse,
+    /// It is not what it has to be, or not for us: that does not pass before somebody has seen to it.
+    #[error("{0}")]
+    Unusable(String),
     /// Anything else; it may pass.
     #[error("{0}")]
     Unavailable(String),
+}
+
+impl StoreError {
+    /// Whether to try again later may be of use.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Full(_) | Self::Unavailable(_) => true,
+            Self::Fenced(fence) => !matches!(fence, Fence::Moved { .. }),
+            Self::Unusable(_) => false,
+        }
+    }
 }
 
 /// A new epoch's name: 128 random bits.

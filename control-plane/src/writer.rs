@@ -88,6 +88,8 @@ struct Envelope {
     reply: oneshot::Sender<Result<Answer, WriteError>>,
     /// For how long its caller waits for it, if he says.
     until: Option<Instant>,
+    /// The same however often it is decided: the store may have been told of them.
+    fresh: Option<Candidates>,
     /// Its caller's, for as long as it takes.
     _turn: Turn,
 }
@@ -160,7 +162,7 @@ impl Commands {
     ) -> Result<Answer, WriteError> {
         let is_registration = matches!(command, Command::Register(_));
         let (reply, outcome) = oneshot::channel();
-        let result = match self.queue.try_send(Envelope { command, reply, until, _turn: turn }) {
+        let result = match self.queue.try_send(Envelope { command, reply, until, fresh: None, _turn: turn }) {
             Ok(()) => outcome.await.unwrap_or(Err(WriteError::Interrupted)),
             Err(mpsc::error::TrySendError::Full(_)) => Err(WriteError::Overloaded),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(WriteError::ShuttingDown),
@@ -195,7 +197,7 @@ impl Commands {
         let mut outcomes = Vec::with_capacity(commands.len());
         for command in commands {
             let (reply, outcome) = oneshot::channel();
-            let envelope = Envelope { command, reply, until: None, _turn: turn.clone() };
+            let envelope = Envelope { command, reply, until: None, fresh: None, _turn: turn.clone() };
             let sent = self.queue.send(envelope).await;
             outcomes.push(sent.map(|()| outcome).map_err(|_| WriteError::ShuttingDown));
         }
@@ -338,21 +340,22 @@ impl<S: Store> Writer<S> {
         let base = self.revision();
         let (mut group, mut decided) = (Group::default(), Vec::new());
         while group.mutations().len() < self.store.max_group()
-            && let Some(envelope) = pending.pop_front()
+            && let Some(mut envelope) = pending.pop_front()
         {
             if envelope.is_abandoned(clock::now()) {
                 answer(envelope.reply, Err(WriteError::Overloaded));
                 continue;
             }
             let command = &envelope.command;
-            let fresh = Candidates::from_random(rand::random(), rand::random());
+            let draw = || Candidates::from_random(rand::random(), rand::random());
+            let fresh = &*envelope.fresh.get_or_insert_with(draw);
             let at = clock::wall();
             let Effects { publisher, leases, .. } = &self.effects;
             let give_up = |_: &Record, lease| match command {
                 Command::Expire { .. } => leases.expire(lease, clock::now()),
                 _ => leases.give_up(lease),
             };
-            let step = publisher.read(|view| group.offer(view, &self.limits, command, &fresh, at, give_up));
+            let step = publisher.read(|view| group.offer(view, &self.limits, command, fresh, at, give_up));
             let outcome = match step {
                 Step::Joined => None,
                 Step::Nothing(outcome) => Some(Ok(outcome)),
@@ -439,7 +442,9 @@ impl<S: Store> Writer<S> {
         let (refusal, pause) = match error {
             StoreError::Full(_) => (WriteError::StoreFull, RETRY_INTERVAL),
             StoreError::Fenced(_) => (WriteError::StoreMoves, RETRY_INTERVAL),
-            StoreError::InUse | StoreError::Unavailable(_) => (WriteError::StoreUnavailable, Duration::ZERO),
+            StoreError::InUse | StoreError::Unusable(_) | StoreError::Unavailable(_) => {
+                (WriteError::StoreUnavailable, Duration::ZERO)
+            }
         };
         self.doubt = Some(Doubt { until: clock::now() + pause, refusal: refusal.clone() });
         self.available.send_replace(false);
@@ -464,7 +469,10 @@ impl<S: Store> Writer<S> {
                 let until = clock::now() + RETRY_INTERVAL;
                 let refusal = match error {
                     StoreError::Fenced(_) => WriteError::StoreMoves,
-                    StoreError::Full(_) | StoreError::InUse | StoreError::Unavailable(_) => {
+                    StoreError::Full(_)
+                    | StoreError::InUse
+                    | StoreError::Unusable(_)
+                    | StoreError::Unavailable(_) => {
                         WriteError::StoreUnavailable
                     }
                 };

@@ -130,7 +130,7 @@ async fn a_second_control_plane_on_the_same_store_is_refused() {
     let mut command = gateway_tests::binaries::control_plane();
     command.args(["--listen", "127.0.0.1:0", "--store", &format!("redb:{}", store.display())]);
     let second = gateway_tests::command::run(command).await;
-    assert_eq!(second.code(), 2, "{}", second.stderr);
+    assert_eq!(second.code(), 1, "it may have the store when the first one is gone: {}", second.stderr);
     assert!(second.stderr.contains("--store"), "{}", second.stderr);
 }
 

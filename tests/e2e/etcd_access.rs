@@ -1,15 +1,18 @@
 //! Whom etcd lets in, and what an operator is told when it does not.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use gateway_proto::v1::{DeregisterRequest, registry_service_client::RegistryServiceClient};
-use gateway_tests::{ControlPlane, Etcd, binaries, eventually};
+use gateway_tests::{ControlPlane, Etcd, binaries, command, eventually, eventually_within};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use tokio::task::JoinSet;
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt;
 
 use crate::etcd::{find, ids, pair, register, renew, request};
+
+/// Files are looked at every few seconds, and etcd takes a moment to start.
+const RENEWED: Duration = Duration::from_secs(40);
 
 /// What `--check` says of a store: whether it can be used, and the words.
 fn checked(store: &str, flags: &[&str]) -> (bool, String) {
@@ -34,6 +37,33 @@ async fn a_check_says_of_an_etcd_whether_it_could_be_used_and_changes_nothing_by
     assert!(!is_fine && said.contains("cannot be reached") && said.contains("127.0.0.1:9"), "{said}");
     let _planes = pair(&etcd).await;
     assert!(checked(&etcd.store("gw"), &[]).0, "also while others use it");
+}
+
+#[tokio::test]
+async fn an_etcd_that_is_away_ends_the_start_otherwise_than_one_that_is_not_ours_by_etcd() {
+    let etcd = Etcd::start().await;
+    etcd.ctl(&["put", "/taken/by", "somebody else"]);
+    let (away, taken) = ("etcd://127.0.0.1:9/gw".to_owned(), etcd.store("taken"));
+    for (store, code, words) in [(away, 1, "cannot be reached"), (taken, 2, "name another prefix")] {
+        let mut command = binaries::control_plane();
+        command.args(["--listen", "127.0.0.1:0", "--store", &store]);
+        let ended = command::run(command).await;
+        assert_eq!(ended.code(), code, "{}", ended.stderr);
+        assert!(ended.stderr.contains(words), "{}", ended.stderr);
+    }
+}
+
+#[tokio::test]
+async fn control_planes_that_start_at_the_same_time_share_the_store_that_one_of_them_makes_by_etcd() {
+    let etcd = Etcd::start().await;
+    for round in 0..4 {
+        let start = || ControlPlane::start_on(etcd.store(&format!("gw-{round}")), &[]);
+        let (one, other, third) = tokio::join!(start(), start(), start());
+        register(&one, request("r-1", "10.0.0.1:80", None)).await;
+        for control in [&other, &third] {
+            eventually("it knows", async || find(control, "r-1").await.ok_or_else(|| "no".to_owned())).await;
+        }
+    }
 }
 
 #[tokio::test]
@@ -196,7 +226,7 @@ async fn etcd_is_spoken_to_in_tls_and_is_shown_a_certificate_by_etcd() {
     certificates(folder.path());
     let path = |name: &str| folder.path().join(name).display().to_string();
     let (ca, certificate, key) = (path("ca.pem"), path("client.pem"), path("client.key"));
-    let etcd = Etcd::encrypted(&[
+    let mut etcd = Etcd::encrypted(&[
         "--cert-file",
         &path("server.pem"),
         "--key-file",
@@ -222,6 +252,18 @@ async fn etcd_is_spoken_to_in_tls_and_is_shown_a_certificate_by_etcd() {
     for _ in 0..10 {
         let (is_fine, said) = checked(&etcd.store("gw"), &["--store-tls-ca", &ca]);
         assert!(!is_fine && said.contains("certificate"), "{said}");
+    }
+    // Authority, server and clients get new ones under the same names.
+    certificates(folder.path());
+    etcd.kill(0);
+    etcd.restart(0);
+    for (number, control) in [&one, &other].into_iter().enumerate() {
+        let wish = request(&format!("n-{number}"), &format!("10.0.1.{number}:80"), None);
+        eventually_within(RENEWED, "it goes by the new ones", async || {
+            let taken = control.registry().register(wish.clone()).await;
+            taken.map(drop).map_err(|status| status.to_string())
+        })
+        .await;
     }
 }
 
@@ -268,6 +310,33 @@ async fn etcd_is_told_who_we_are_and_says_what_is_missing_by_etcd() {
         find(&other, "r-1").await.map(drop).ok_or_else(|| "no".to_owned())
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_etcd_that_begins_to_ask_who_we_are_is_told_by_whoever_knows_by_etcd() {
+    let etcd = Etcd::start().await;
+    for user in ["root", "gw"] {
+        etcd.ctl(&["user", "add", &format!("{user}:secret")]);
+        etcd.ctl(&["role", "add", user]);
+        etcd.ctl(&["user", "grant-role", user, user]);
+    }
+    etcd.ctl(&["role", "grant-permission", "gw", "--prefix=true", "readwrite", "/gw/"]);
+    let folder = tempfile::tempdir().unwrap();
+    let password = folder.path().join("password");
+    fs::write(&password, "secret").unwrap();
+    let flags = ["--store-password-file", password.to_str().unwrap()];
+    let store = etcd.store("gw").replace("etcd://", "etcd://gw@");
+    let one = ControlPlane::start_on(store.clone(), &flags).await;
+    let other = ControlPlane::start_on(store, &flags).await;
+    register(&one, request("r-1", "10.0.0.1:80", None)).await;
+    etcd.ctl(&["auth", "enable"]);
+    eventually("changes are taken", async || {
+        let taken = one.registry().register(request("r-2", "10.0.0.2:80", Some(60))).await;
+        taken.map(drop).map_err(|status| status.to_string())
+    })
+    .await;
+    eventually("the other one knows", async || find(&other, "r-2").await.ok_or_else(|| "no".to_owned()))
+        .await;
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ mod client;
 mod entry;
 #[cfg(test)]
 mod fake;
+mod glance;
 mod keeper;
 mod keys;
 mod location;
@@ -21,17 +22,24 @@ mod presence;
 mod read;
 #[cfg(test)]
 pub(crate) mod simulated;
+#[cfg(test)]
+mod tests;
 mod transaction;
 mod watch;
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
 use gateway_proto::etcd::{KeyValue, RangeRequest, TxnResponse, response_op::Response as Answer};
+use gateway_runtime::Shutdown;
 use tokio::{
+    sync::mpsc,
     task::JoinSet,
     time::{sleep, sleep_until},
 };
@@ -41,6 +49,7 @@ use tonic::{Code, Status};
 pub use self::location::{EtcdFiles, EtcdLocation};
 use self::{
     client::{Client, told},
+    glance::Glance,
     keys::{Keys, Role},
     meta::Meta,
     read::{Content, Unread, read_all},
@@ -59,10 +68,10 @@ const OPEN_PATIENCE: Duration = Duration::from_secs(10);
 const OPEN_PAUSE: Duration = Duration::from_millis(300);
 /// How often everything is compared with what etcd holds: on average, and up to half of that more or less.
 const AUDIT_INTERVAL: Duration = Duration::from_secs(300);
-/// Without any other, etcd is asked so often for a sign of life.
-const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// Renewals that wait for a stream.
 const RENEWALS: usize = 16 * 1024;
+/// Leases that wait to be revoked.
+const REVOCATIONS: usize = 16 * 1024;
 /// A change that etcd is known to have made is told by then, or the watch does not tell.
 const TOLD_WITHIN: Duration = Duration::from_secs(2);
 /// A read that takes so long that etcd forgets its revision is begun again so often.
@@ -75,12 +84,17 @@ pub struct Etcd {
     keys: Keys,
     /// `None` until everything has been read, and when that must be done again.
     watching: Option<Watching>,
+    /// That which was read last.
+    cluster: u64,
     /// etcd's revision up to which everything was told.
-    seen: Revision,
+    seen: Arc<AtomicI64>,
+    glances: tokio::sync::watch::Receiver<Glance>,
     /// The last commit that etcd is known to have, if the watch has not told of it, and by when it has to.
     owed: Option<(Revision, Instant)>,
     audit_at: Instant,
     outlet: Outlet,
+    /// Where leases are handed in that etcd need not keep any longer.
+    revocations: mpsc::Sender<LeaseTag>,
     /// The revision of the fence that we have put there and that keeps out others only; 0: none.
     own_fence: Revision,
     /// That of the one, of somebody else, that the last load has met; 0: none.
@@ -111,19 +125,29 @@ impl Etcd {
         let (own, published) = tokio::sync::watch::channel(None);
         let known = Arc::new(tokio::sync::watch::Sender::new(Known::default()));
         let peers = Peers::new(own, known.subscribe());
-        let tasks = [
+        let (seen, (glance, glances)) = (Arc::default(), tokio::sync::watch::channel(Glance::default()));
+        let (revocations, revoked) = mpsc::channel(REVOCATIONS);
+        let mut tasks = vec![
+            tokio::spawn(keeper::revoke_all(client.clone(), revoked)),
             tokio::spawn(keeper::run(client.clone(), keys.clone(), renewals)),
             tokio::spawn(presence::run(client.clone(), keys.clone(), published)),
-            tokio::spawn(probe(client.clone(), keys.clone())),
+            tokio::spawn(glance::run(client.clone(), keys.clone(), Arc::clone(&seen), glance)),
         ];
+        if let Some(tls) = client.tls() {
+            // The task goes with the store.
+            tasks.push(tokio::spawn(Arc::clone(tls).follow(Shutdown::new())));
+        }
         Ok(Self {
             client,
             keys,
             watching: None,
-            seen: 0,
+            cluster: 0,
+            seen,
+            glances,
             owed: None,
             audit_at: next_audit(),
             outlet,
+            revocations,
             own_fence: 0,
             met_fence: 0,
             peers,
@@ -167,7 +191,7 @@ impl Etcd {
     /// Reads what was told so far, so that nothing differs but what the watch dropped, and looks whether it has more to tell.
     async fn read_again(&mut self) -> Option<Content> {
         self.watching.as_ref()?;
-        let content = self.read(self.seen).await.ok()?;
+        let content = self.read(self.seen()).await.ok()?;
         let head = self.client.range(RangeRequest { keys_only: true, ..one(self.keys.head()) }).await.ok()?;
         self.expect(self.head_in(&head.kvs));
         Some(content)
@@ -202,9 +226,14 @@ impl Etcd {
         }
     }
 
-    /// Takes in what a transaction has found that was made on something else than there is.
-    fn take_in(&mut self, found: &[KeyValue]) {
-        self.expect(self.head_in(found));
+    /// Takes in what a transaction has found that was made on `base`, or past a fence, and on something else than there is.
+    fn take_in(&mut self, base: Revision, found: &[KeyValue]) {
+        let head = self.head_in(found);
+        self.expect(head);
+        if head.is_none_or(|head| head != base && head <= self.seen()) {
+            // What was told of does not lead there: etcd is not what it was.
+            self.watching = None;
+        }
         if self.fence_in(found).is_some_and(|kv| kv.mod_revision != self.own_fence) {
             // The next load says what it is.
             self.watching = None;
@@ -220,18 +249,22 @@ impl Etcd {
     /// Notes that etcd has a commit of this revision: a watch that has fallen silent tells of none, and without it nothing that
     /// is decided here would ever be decided on the last one.
     fn expect(&mut self, head: Option<Revision>) {
-        if let Some(head) = head.filter(|head| *head > self.seen && self.owed.is_none()) {
+        if let Some(head) = head.filter(|head| *head > self.seen() && self.owed.is_none()) {
             self.owed = Some((head, clock::now() + TOLD_WITHIN));
         }
     }
 
     /// Notes that everything up to a revision is known.
     fn sees(&mut self, revision: Revision) {
-        self.seen = self.seen.max(revision);
-        self.owed = self.owed.filter(|(owed, _)| *owed > self.seen);
+        let seen = self.seen.fetch_max(revision, Relaxed).max(revision);
+        self.owed = self.owed.filter(|(owed, _)| *owed > seen);
     }
 
-    /// The leases that etcd keeps although their replicas were to go.
+    fn seen(&self) -> Revision {
+        self.seen.load(Relaxed)
+    }
+
+    /// The leases among these keys.
     fn heard_of(&self, found: Vec<KeyValue>) -> Vec<LeaseNews> {
         let news = found.into_iter().filter_map(|kv| match self.keys.role(&kv.key) {
             Role::Lease(key) => Some(LeaseNews { key, kept: Some(LeaseTag::new(kv.lease)) }),
@@ -269,7 +302,10 @@ impl Store for Etcd {
                 let (client, keys, peers) = (self.client.clone(), self.keys.clone(), Arc::clone(&self.known));
                 self.known.send_replace(Arc::new(content.peers));
                 self.watching = Some(Watching::begin(client, keys, content.at + 1, peers));
-                (self.seen, self.owed) = (content.at, None);
+                self.seen.store(content.at, Relaxed);
+                (self.cluster, self.owed) = (content.cluster, None);
+                // None of those before says anything of this.
+                self.glances.mark_unchanged();
                 Content { peers: BTreeMap::new(), ..content }
             }
         };
@@ -287,13 +323,17 @@ impl Store for Etcd {
         };
         match committed {
             Ok(response) if response.succeeded => {
-                let revision = response.header.unwrap_or_default().revision;
+                let revision = response.header.as_ref().map_or(0, |header| header.revision);
                 self.sees(revision);
+                for over in self.heard_of(found(response)).into_iter().filter_map(|lease| lease.kept) {
+                    // One that has no place ends by itself, a time to live later.
+                    let _ = self.revocations.try_send(over);
+                }
                 Ok(Commit::Durable(vec![revision; count]))
             }
             Ok(response) => {
                 let found = found(response);
-                self.take_in(&found);
+                self.take_in(base, &found);
                 Ok(Commit::Overtaken(self.heard_of(found)))
             }
             // A lease has lapsed before its replica was there.
@@ -310,7 +350,9 @@ impl Store for Etcd {
         match self.client.compare(expectation(&self.keys, base, self.own_fence)).await {
             Ok(response) => {
                 let is_so = response.succeeded;
-                self.take_in(&found(response));
+                if !is_so {
+                    self.take_in(base, &found(response));
+                }
                 Ok(is_so)
             }
             Err(status) => {
@@ -321,9 +363,9 @@ impl Store for Etcd {
     }
 
     async fn news(&mut self) -> News {
-        let Some(watching) = &mut self.watching else { return News::ReadAgain("nothing is watched") };
-        let owed_by = self.owed.map(|(_, by)| by);
         loop {
+            let Some(watching) = &mut self.watching else { return News::ReadAgain("nothing is watched") };
+            let owed_by = self.owed.map(|(_, by)| by);
             tokio::select! {
                 biased;
                 seen = watching.next() => match seen {
@@ -344,7 +386,15 @@ impl Store for Etcd {
                     self.audit_at = next_audit();
                     return News::ReadAgain("it is time to compare");
                 }
-                () = sleep(PROBE_INTERVAL / 2) => {
+                Ok(()) = self.glances.changed() => {
+                    let glance = *self.glances.borrow_and_update();
+                    if glance.has_gone_back || glance.cluster != self.cluster {
+                        self.watching = None;
+                        return News::ReadAgain("etcd is not what it was");
+                    }
+                    self.expect(glance.head);
+                }
+                () = sleep(glance::INTERVAL / 2) => {
                     let silent_for = self.client.contact().silent_for(clock::now());
                     if !self.client.contact().is_fresh(clock::now()) {
                         self.watching = None;
@@ -423,49 +473,24 @@ async fn found_or_made(client: &Client, keys: &Keys) -> Result<Result<(), Status
 
 /// Whether the store is there: `Ok(Ok(false))`, when nothing is at its place. Also finds out whether it may be written to.
 async fn look(client: &Client, keys: &Keys) -> Result<Result<bool, Status>, StoreError> {
-    let (key, range_end) = keys.all();
-    let found = async {
-        // First: whoever makes the store meanwhile makes all of it at once, so what is there now is without its `meta` for good.
-        let any = RangeRequest { key, range_end, limit: 1, keys_only: true, ..RangeRequest::default() };
-        let any = client.range(any).await?;
-        client.txn(rehearsal(keys.meta())).await?;
-        Ok((any, client.range(one(keys.meta())).await?))
-    };
-    let (any, found) = match found.await {
-        Ok(found) => found,
+    // All of it as of one revision: somebody else may make the store at any moment.
+    let found = match client.compare(rehearsal(keys)).await {
+        Ok(response) => found(response),
         Err(status) => return Ok(Err(status)),
     };
-    match (found.kvs.first(), any.kvs.first()) {
-        (Some(meta), _) => {
-            Meta::decode(&meta.value).map_err(|why| damaged(keys.prefix(), &why))?;
-            Ok(Ok(true))
-        }
-        (None, None) => Ok(Ok(false)),
-        (None, Some(other)) => {
-            let other = String::from_utf8_lossy(&other.key);
-            let why = format!("there is {other}, and nothing that says that it is ours");
-            Err(damaged(keys.prefix(), &why))
-        }
+    if let Some(meta) = found.iter().find(|kv| keys.role(&kv.key) == Role::Meta) {
+        Meta::decode(&meta.value).map_err(|why| damaged(keys.prefix(), &why))?;
+        return Ok(Ok(true));
     }
+    let Some(other) = found.first() else { return Ok(Ok(false)) };
+    let other = String::from_utf8_lossy(&other.key);
+    Err(damaged(keys.prefix(), &format!("there is {other}, and nothing that says that it is ours")))
 }
 
 fn damaged(prefix: &str, why: &str) -> StoreError {
-    StoreError::Unavailable(format!(
+    StoreError::Unusable(format!(
         "the keys below /{prefix}/ are damaged, or no store of this program: {why}; name another prefix, or restore a backup"
     ))
-}
-
-/// Asks for a sign of life whenever there was none for a while.
-async fn probe(client: Client, keys: Keys) {
-    loop {
-        sleep(PROBE_INTERVAL).await;
-        if client.contact().silent_for(clock::now()) >= PROBE_INTERVAL {
-            let request = RangeRequest { keys_only: true, ..one(keys.meta()) };
-            if let Err(status) = client.range(request).await {
-                tracing::debug!(message = status.message(), "etcd gives no sign of life");
-            }
-        }
-    }
 }
 
 fn next_audit() -> Instant {

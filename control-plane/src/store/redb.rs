@@ -53,6 +53,15 @@ const FORMAT: &str = "5";
 const LACKS_ROOM: [ErrorKind; 3] =
     [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::FileTooLarge];
 
+/// A place where no file of ours can be.
+const IS_NO_PLACE: [ErrorKind; 5] = [
+    ErrorKind::NotFound,
+    ErrorKind::NotADirectory,
+    ErrorKind::IsADirectory,
+    ErrorKind::PermissionDenied,
+    ErrorKind::ReadOnlyFilesystem,
+];
+
 /// Records in one file, which no other process may have open.
 #[derive(Debug)]
 pub struct Redb {
@@ -288,7 +297,7 @@ fn open_existing(backend: impl StorageBackend) -> Result<Database, StoreError> {
         Some(FORMAT) => Ok(database),
         Some(other) => {
             let why = format!("the file has format {other}, this version reads format {FORMAT}");
-            Err(StoreError::Unavailable(why))
+            Err(StoreError::Unusable(why))
         }
         None => Err(damaged("it names no format")),
     }
@@ -409,7 +418,7 @@ fn not_opened(error: DatabaseError) -> StoreError {
 }
 
 fn damaged(why: impl fmt::Display) -> StoreError {
-    StoreError::Unavailable(format!(
+    StoreError::Unusable(format!(
         "the file is damaged, or no store of this program: {why}; put a backup in its place, or move it away and let replicas register anew"
     ))
 }
@@ -417,6 +426,8 @@ fn damaged(why: impl fmt::Display) -> StoreError {
 fn failed(error: impl Into<redb::Error>) -> StoreError {
     match error.into() {
         redb::Error::Io(io) if LACKS_ROOM.contains(&io.kind()) => StoreError::Full(io.to_string()),
+        redb::Error::Io(io) if IS_NO_PLACE.contains(&io.kind()) => StoreError::Unusable(io.to_string()),
+        other @ redb::Error::UpgradeRequired(_) => StoreError::Unusable(other.to_string()),
         other => StoreError::Unavailable(other.to_string()),
     }
 }

@@ -22,6 +22,8 @@ struct Scripted(Arc<Mutex<Script>>);
 struct Script {
     memory: Memory,
     groups: Vec<usize>,
+    /// Those that each group has granted, whatever became of it.
+    leases: Vec<LeaseId>,
     fault: Option<Fault>,
     is_away: bool,
 }
@@ -65,6 +67,8 @@ impl Store for Scripted {
         let fault = {
             let mut script = self.0.lock().unwrap();
             script.groups.push(group.len());
+            let records = group.iter().flat_map(Mutation::writes).filter_map(|write| write.record());
+            script.leases.extend(records.filter_map(|record| record.lease).map(|lease| lease.id));
             script.fault.take()
         };
         let failed = Err(StoreError::Unavailable("broken".into()));
@@ -470,4 +474,12 @@ async fn when_it_stops_it_finishes_what_is_waiting_and_refuses_what_comes_later(
     assert!(waiting.await.unwrap().is_ok());
     assert_eq!(bench.task.await.unwrap(), Ok(()));
     assert_eq!(bench.commands.submit(register(2)).await, Err(WriteError::ShuttingDown));
+}
+
+#[tokio::test]
+async fn a_registration_that_was_overtaken_keeps_the_lease_that_it_was_given() {
+    let bench = bench(9).await;
+    bench.store.set(|script| script.fault = Some(Fault::Overtaken));
+    let lease = lease_of(bench.commands.submit(register(1)).await).id;
+    bench.store.set(|script| assert_eq!(script.leases, [lease, lease]));
 }

@@ -22,6 +22,7 @@ use gateway_runtime::tls::{self, ClientTls};
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use tokio::{sync::Semaphore, time::timeout};
+use tokio_util::sync::CancellationToken;
 use tonic::{
     Code, Request, Response, Status,
     metadata::{Ascii, MetadataValue},
@@ -38,8 +39,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 /// For all of it.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// A member that vanished without a word is found out within the sum of both.
-const PING_INTERVAL: Duration = Duration::from_secs(2);
+/// For a connection on which nothing is asked. etcd ends one that pings more often than every 5 s.
+const PING_INTERVAL: Duration = Duration::from_secs(6);
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// A page of what we wrote is far smaller.
 const MAX_ANSWER: usize = 256 * 1024 * 1024;
@@ -68,7 +69,8 @@ pub(super) struct Live {
     token: Option<MetadataValue<Ascii>>,
     /// Which of the members.
     member: usize,
-    serial: u64,
+    /// Cancelled as soon as it is used no more.
+    end: CancellationToken,
 }
 
 impl Live {
@@ -79,6 +81,11 @@ impl Live {
             request.metadata_mut().insert("token", token.clone());
         }
         request
+    }
+
+    /// Completes when this connection is given up. Cancel safe.
+    pub(super) async fn given_up(&self) {
+        self.end.cancelled().await;
     }
 }
 
@@ -91,12 +98,11 @@ impl Client {
     ) -> Result<Self, StoreError> {
         let is_encrypted = files.are_for_tls();
         let tls = is_encrypted.then(|| files.tls()).transpose();
-        let tls = tls.map_err(|failure| StoreError::Unavailable(failure.to_string()))?;
+        let tls = tls.map_err(|failure| StoreError::Unusable(failure.to_string()))?;
         let scheme = if is_encrypted { "https" } else { "http" };
         let endpoints = location.endpoints.iter().map(|address| {
             let endpoint = Endpoint::from_shared(format!("{scheme}://{address}"));
-            let endpoint =
-                endpoint.map_err(|_| StoreError::Unavailable(format!("{address} is no address")))?;
+            let endpoint = endpoint.map_err(|_| StoreError::Unusable(format!("{address} is no address")))?;
             Ok(endpoint
                 .tcp_nodelay(true)
                 .http2_keep_alive_interval(PING_INTERVAL)
@@ -112,6 +118,11 @@ impl Client {
             turn: Semaphore::new(1),
             first: AtomicUsize::new(0),
         })))
+    }
+
+    /// What etcd is shown and by whom it is believed, if the connection is encrypted.
+    pub(super) fn tls(&self) -> Option<&Arc<ClientTls>> {
+        self.0.tls.as_ref()
     }
 
     pub(super) fn contact(&self) -> &Contact {
@@ -205,7 +216,7 @@ impl Client {
                     self.0.contact.touch(clock::now());
                     return Ok(response.into_inner());
                 }
-                Err(status) if is_of_token(&status) && !is_renewed => {
+                Err(status) if !is_renewed && (is_of_token(&status) || self.is_asked_for(&status)) => {
                     is_renewed = true;
                     self.give_up(&live, false);
                 }
@@ -216,6 +227,12 @@ impl Client {
                 Err(status) => return Err(status),
             }
         }
+    }
+
+    /// Whether etcd asks who we are since after this connection began, and we can say so.
+    fn is_asked_for(&self, status: &Status) -> bool {
+        let has_password = self.0.user.as_ref().is_some_and(|(_, password)| password.is_some());
+        has_password && is_unnamed(status)
     }
 
     /// Why a member did not answer: who uses a connection that has ended may learn no more than that.
@@ -276,7 +293,8 @@ impl Client {
     /// Uses this connection no more, and with `goes_on` another member next.
     pub(super) fn give_up(&self, live: &Live, goes_on: bool) {
         let mut known = self.0.live.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.as_ref().is_some_and(|known| known.serial == live.serial) {
+        if !live.end.is_cancelled() {
+            live.end.cancel();
             *known = None;
             let next = live.member + usize::from(goes_on);
             self.0.first.store(next % self.0.endpoints.len(), Ordering::Relaxed);
@@ -308,7 +326,7 @@ impl Client {
             }
         };
         let token = self.authenticate(&channel, endpoint).await?;
-        Ok(Live { channel, token, member, serial: rand::random() })
+        Ok(Live { channel, token, member, end: CancellationToken::new() })
     }
 
     /// Says who we are, where that is asked for.
@@ -323,7 +341,7 @@ impl Client {
             return Ok(None);
         };
         let password = fs::read_to_string(file)
-            .map_err(|error| Status::invalid_argument(format!("{}: {error}", file.display())))?;
+            .map_err(|error| Status::unauthenticated(format!("{}: {error}", file.display())))?;
         let request = AuthenticateRequest { name: user.clone(), password: password.trim_end().to_owned() };
         let answered = timeout(CALL_TIMEOUT, AuthClient::new(channel.clone()).authenticate(request)).await;
         let answered = answered
@@ -368,6 +386,11 @@ fn is_of_token(status: &Status) -> bool {
     message.contains("invalid auth token") || message.contains("revision of auth store is old")
 }
 
+/// Whether it was not said who we are.
+fn is_unnamed(status: &Status) -> bool {
+    status.code() == Code::InvalidArgument && status.message().contains("user name is empty")
+}
+
 /// What went wrong at the bottom of it.
 fn root_of(error: &dyn std::error::Error) -> String {
     let mut root = error;
@@ -380,25 +403,24 @@ fn root_of(error: &dyn std::error::Error) -> String {
 /// What an operator is told when etcd did not do it.
 pub(super) fn told(status: &Status, user: Option<&str>, prefix: &str) -> StoreError {
     let message = status.message();
-    let what = match status.code() {
+    match status.code() {
         Code::PermissionDenied => {
             let user = user.unwrap_or("whoever names nobody");
-            format!(
+            StoreError::Unusable(format!(
                 "etcd does not let {user} read and write keys below /{prefix}/: grant a role with that range"
-            )
+            ))
         }
-        Code::Unauthenticated => message.to_owned(),
-        Code::InvalidArgument if message.contains("user name is empty") => {
+        _ if is_unnamed(status) => StoreError::Unusable(
             "etcd asks who we are: name a user as in etcd://USER@HOST:PORT/PREFIX, and --store-password-file"
-                .into()
-        }
+                .into(),
+        ),
+        Code::Unauthenticated if !is_of_token(status) => StoreError::Unusable(message.to_owned()),
         Code::ResourceExhausted if message.contains("database space exceeded") => {
-            return StoreError::Full(format!("etcd: {message}: compact, defragment, and disarm the alarm"));
+            StoreError::Full(format!("etcd: {message}: compact, defragment, and disarm the alarm"))
         }
         Code::Unavailable | Code::DeadlineExceeded => {
-            format!("etcd cannot be reached, or has no quorum: {message}")
+            StoreError::Unavailable(format!("etcd cannot be reached, or has no quorum: {message}"))
         }
-        _ => format!("etcd: {message}"),
-    };
-    StoreError::Unavailable(what)
+        _ => StoreError::Unavailable(format!("etcd: {message}")),
+    }
 }

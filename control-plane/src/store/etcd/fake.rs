@@ -1,11 +1,12 @@
-//! An etcd of one member in memory, as far as the store speaks to it, whose watch can be made to fall silent.
+//! An etcd of one member in memory, as far as the store speaks to it, whose watch can be made to fall silent and whose past can be
+//! brought back.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -32,9 +33,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 use super::*;
-use crate::leases::{Leases, Renewal};
-use crate::registry::{Candidates, Command, Decision, Limits, Registration, View, decide};
-use gateway_proto::{Address, LeaseId, ReplicaKey, ServiceName};
+use gateway_proto::LeaseId;
 
 type Keys = BTreeMap<Vec<u8>, KeyValue>;
 
@@ -56,6 +55,11 @@ struct State {
     stalling: AtomicUsize,
     /// Leases whose renewals were read.
     renewed: watch::Sender<Vec<i64>>,
+    /// Leases that were granted and not revoked.
+    leases: watch::Sender<BTreeSet<i64>>,
+    cluster: AtomicU64,
+    /// What somebody else does once so many more calls are answered.
+    meanwhile: Mutex<Option<(usize, TxnRequest)>>,
 }
 
 impl Fake {
@@ -69,6 +73,9 @@ impl Fake {
             is_silent: AtomicBool::new(false),
             stalling: AtomicUsize::new(0),
             renewed: watch::Sender::default(),
+            leases: watch::Sender::default(),
+            cluster: AtomicU64::new(1),
+            meanwhile: Mutex::default(),
         });
         let service = || Service(Arc::clone(&state));
         let server = Server::builder()
@@ -91,15 +98,50 @@ impl Fake {
     }
 
     /// The next so many streams of renewals are left without an answer.
-    fn stall(&self, streams: usize) {
+    pub(super) fn stall(&self, streams: usize) {
         self.state.stalling.store(streams, Relaxed);
     }
 
     /// Waits until renewals of this lease have been read so many times.
-    async fn is_asked(&self, lease: LeaseId, times: usize) {
+    pub(super) async fn is_asked(&self, lease: LeaseId, times: usize) {
         let (mut renewed, id) = (self.state.renewed.subscribe(), LeaseTag::of(lease).get());
         let asked = renewed.wait_for(|renewed| renewed.iter().filter(|asked| **asked == id).count() >= times);
         tokio::time::timeout(Duration::from_secs(20), asked).await.expect("in time").unwrap();
+    }
+
+    /// Somebody else does this between the answer to the call after so many and the one that follows it.
+    pub(super) fn do_after(&self, calls: usize, request: TxnRequest) {
+        *self.state.meanwhile.lock().unwrap() = Some((calls, request));
+    }
+
+    /// All is as it was at this revision, and nobody is told.
+    pub(super) fn restore(&self, revision: i64) {
+        self.state.history.lock().unwrap().retain(|known, _| *known <= revision);
+        self.state.revision.send_replace(revision);
+    }
+
+    /// What it holds is from now on in another cluster.
+    pub(super) fn move_to_cluster(&self, cluster: u64) {
+        self.state.cluster.store(cluster, Relaxed);
+    }
+
+    /// Waits until so many watches have begun.
+    pub(super) async fn is_watched(&self, times: usize) {
+        let mut watches = self.state.watches.subscribe();
+        let begun = watches.wait_for(|begun| *begun >= times);
+        tokio::time::timeout(Duration::from_secs(20), begun).await.expect("in time").unwrap();
+    }
+
+    /// Waits until it keeps so many leases.
+    pub(super) async fn keeps(&self, count: usize) {
+        let mut leases = self.state.leases.subscribe();
+        let kept = leases.wait_for(|leases| leases.len() == count);
+        tokio::time::timeout(Duration::from_secs(20), kept).await.expect("in time").unwrap();
+    }
+
+    /// Whether a key is under this lease.
+    pub(super) fn has_under(&self, lease: i64) -> bool {
+        self.state.at(0).values().any(|kv| kv.lease == lease)
     }
 
     /// Watches that begin from now on tell.
@@ -111,7 +153,23 @@ impl Fake {
 impl State {
     fn header(&self) -> Option<ResponseHeader> {
         let revision = *self.revision.borrow();
-        Some(ResponseHeader { cluster_id: 1, member_id: 1, revision, raft_term: 1 })
+        Some(ResponseHeader { cluster_id: self.cluster.load(Relaxed), member_id: 1, revision, raft_term: 1 })
+    }
+
+    /// Notes that a call is answered, after which somebody else may do something.
+    fn answered(&self) {
+        let mut meanwhile = self.meanwhile.lock().unwrap();
+        let due = match &mut *meanwhile {
+            Some((left @ 1.., _)) => {
+                *left -= 1;
+                None
+            }
+            _ => meanwhile.take(),
+        };
+        drop(meanwhile);
+        if let Some((_, request)) = due {
+            self.carry_out(request);
+        }
     }
 
     fn at(&self, revision: i64) -> Keys {
@@ -215,11 +273,15 @@ impl Kv for Service {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
         let asked = request.into_inner();
         let kvs = State::look(&self.0.at(asked.revision), &asked);
-        Ok(Response::new(RangeResponse { header: self.0.header(), kvs, ..Default::default() }))
+        let response = RangeResponse { header: self.0.header(), kvs, ..Default::default() };
+        self.0.answered();
+        Ok(Response::new(response))
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
-        Ok(Response::new(self.0.carry_out(request.into_inner())))
+        let response = self.0.carry_out(request.into_inner());
+        self.0.answered();
+        Ok(Response::new(response))
     }
 }
 
@@ -276,6 +338,9 @@ impl Lease for Service {
         request: Request<LeaseGrantRequest>,
     ) -> Result<Response<LeaseGrantResponse>, Status> {
         let LeaseGrantRequest { ttl, id } = request.into_inner();
+        self.0.leases.send_modify(|leases| {
+            leases.insert(id);
+        });
         Ok(Response::new(LeaseGrantResponse { header: self.0.header(), id, ttl, ..Default::default() }))
     }
 
@@ -284,6 +349,9 @@ impl Lease for Service {
         request: Request<LeaseRevokeRequest>,
     ) -> Result<Response<LeaseRevokeResponse>, Status> {
         let id = request.into_inner().id;
+        self.0.leases.send_modify(|leases| {
+            leases.remove(&id);
+        });
         let under_it: Vec<_> = self.0.at(0).into_values().filter(|kv| kv.lease == id).collect();
         let delete = |kv: KeyValue| {
             Asked::RequestDeleteRange(DeleteRangeRequest { key: kv.key, range_end: Vec::new() })
@@ -328,256 +396,4 @@ impl Lease for Service {
     ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
         Err(Status::unimplemented("nobody asks"))
     }
-}
-
-/// A store on it.
-async fn store(fake: &Fake) -> Etcd {
-    Etcd::open(&fake.location().parse().unwrap(), &EtcdFiles::default()).await.unwrap()
-}
-
-/// Registers a replica for good, as the one with this number.
-fn registration(number: u16) -> Mutation {
-    leased(number, None)
-}
-
-/// The same with a lease of this time to live.
-fn leased(number: u16, ttl: Option<Duration>) -> Mutation {
-    let address = Address::parse(&format!("10.0.0.1:{number}")).unwrap();
-    let wish =
-        Registration { ttl, ..Registration::permanent(ServiceName::parse("orders").unwrap(), address) };
-    let fresh = Candidates::from_random(number.into(), number.into());
-    let limits = Limits { replicas: 99, replicas_per_service: 99 };
-    match decide(&View::default(), &limits, &Command::Register(wish), &fresh, clock::wall()) {
-        Ok(Decision::Commit(mutation)) => mutation,
-        other => panic!("{other:?}"),
-    }
-}
-
-/// Waits for news that ask for everything to be read again.
-async fn asked_to_read_again(store: &mut Etcd) {
-    let news = async { while !matches!(store.news().await, News::ReadAgain(_)) {} };
-    tokio::time::timeout(Duration::from_secs(20), news).await.expect("the store has noticed");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_many_that_find_nothing_at_once_all_open_what_one_of_them_makes() {
-    for _ in 0..20 {
-        let fake = Fake::start().await;
-        let location: EtcdLocation = fake.location().parse().unwrap();
-        let open = |location: EtcdLocation| async move { Etcd::open(&location, &EtcdFiles::default()).await };
-        let openings: Vec<_> = (0..8).map(|_| tokio::spawn(open(location.clone()))).collect();
-        for opening in openings {
-            opening.await.unwrap().unwrap();
-        }
-    }
-}
-
-#[tokio::test]
-async fn changes_of_another_control_plane_are_told_by_the_watch() {
-    let fake = Fake::start().await;
-    let (mut one, mut other) = (store(&fake).await, store(&fake).await);
-    let base = one.load().await.unwrap().revision;
-    assert_eq!(other.load().await.unwrap().revision, base);
-    let Ok(Commit::Durable(revisions)) = one.commit(base, &[registration(1)]).await else { panic!() };
-    let News::Changed { groups, .. } = other.news().await else { panic!() };
-    assert_eq!((groups[0].0, groups[0].1[0].revision), (base, revisions[0]));
-}
-
-#[tokio::test]
-async fn a_watch_that_has_fallen_silent_does_not_keep_a_control_plane_from_changing_anything() {
-    let fake = Fake::start().await;
-    let (mut one, mut other) = (store(&fake).await, store(&fake).await);
-    let base = one.load().await.unwrap().revision;
-    other.load().await.unwrap();
-    fake.fall_silent(2).await;
-    let Ok(Commit::Durable(revisions)) = one.commit(base, &[registration(1)]).await else { panic!() };
-    // The last change that it could tell of: nothing follows by which the gap would show.
-    assert_eq!(other.commit(base, &[registration(2)]).await, Ok(Commit::Overtaken(Vec::new())));
-    fake.speak();
-    asked_to_read_again(&mut other).await;
-    let loaded = other.load().await.unwrap();
-    assert_eq!((loaded.revision, loaded.items.len()), (revisions[0], 1));
-    assert!(matches!(other.commit(loaded.revision, &[registration(2)]).await, Ok(Commit::Durable(_))));
-}
-
-#[tokio::test]
-async fn a_watch_that_has_fallen_silent_is_found_out_by_the_next_comparison() {
-    let fake = Fake::start().await;
-    let (mut one, mut other) = (store(&fake).await, store(&fake).await);
-    let base = one.load().await.unwrap().revision;
-    other.load().await.unwrap();
-    fake.fall_silent(2).await;
-    let Ok(Commit::Durable(revisions)) = one.commit(base, &[registration(1)]).await else { panic!() };
-    // As every few minutes.
-    assert_eq!(other.load().await.unwrap().revision, base, "what was told is compared");
-    fake.speak();
-    asked_to_read_again(&mut other).await;
-    assert_eq!(other.load().await.unwrap().revision, revisions[0]);
-}
-
-#[tokio::test]
-async fn a_control_plane_that_ends_in_good_order_is_not_among_those_that_are_there_from_then_on() {
-    let fake = Fake::start().await;
-    let (one, mut other) = (store(&fake).await, store(&fake).await);
-    other.load().await.unwrap();
-    let (own, mut known) = (one.peers().unwrap(), other.peers().unwrap().follow());
-    own.publish("p-a", "a:1");
-    let are_known = async |known: &mut tokio::sync::watch::Receiver<Known>, count: usize| {
-        let known = known.wait_for(|known| known.len() == count);
-        tokio::time::timeout(Duration::from_secs(20), known).await.expect("in time").unwrap().clone()
-    };
-    assert_eq!(are_known(&mut known, 1).await["p-a"], "a:1");
-    own.withdraw().await;
-    assert!(are_known(&mut known, 0).await.is_empty());
-}
-
-/// Long enough that nothing of it is over while a test lasts.
-const TTL: Duration = Duration::from_secs(60);
-
-/// A store with one replica that has a lease, whose renewals go there from the table that is yielded, too.
-async fn with_a_lease(fake: &Fake) -> (Etcd, Leases, LeaseId, ReplicaKey) {
-    let mut store = store(fake).await;
-    let base = store.load().await.unwrap().revision;
-    assert!(matches!(store.commit(base, &[leased(1, Some(TTL))]).await, Ok(Commit::Durable(_))));
-    let loaded = store.load().await.unwrap();
-    let record = loaded.items[0].as_replica().unwrap();
-    let (lease, key) = (record.lease.unwrap().id, record.key.clone());
-    let leases = Leases::with_outlet(clock::now(), store.outlet());
-    leases.grant(lease, key.clone(), TTL, clock::now());
-    (store, leases, lease, key)
-}
-
-#[tokio::test]
-async fn renewals_that_a_member_leaves_without_an_answer_are_asked_again_on_the_next_stream() {
-    let fake = Fake::start().await;
-    let (_store, leases, lease, key) = with_a_lease(&fake).await;
-    fake.stall(1);
-    leases.renew(lease, &key, clock::now()).unwrap();
-    fake.is_asked(lease, 2).await;
-}
-
-#[tokio::test]
-async fn a_renewal_that_is_too_old_to_be_told_opens_no_stream_on_which_there_is_nothing_to_say() {
-    let fake = Fake::start().await;
-    let (store, _, lease, key) = with_a_lease(&fake).await;
-    let (renewals, receiver) = mpsc::channel(9);
-    let keeping = super::keeper::run(store.client.clone(), store.keys.clone(), receiver);
-    let _keeping = AbortOnDropHandle::new(tokio::spawn(keeping));
-    let heard =
-        |ago| Renewal { lease, key: key.clone(), ttl: TTL, heard: clock::now() - ago, is_dropped: false };
-    for _ in 0..9 {
-        renewals.try_send(heard(TTL)).unwrap();
-    }
-    let begun = clock::now();
-    renewals.send(heard(Duration::ZERO)).await.unwrap();
-    fake.is_asked(lease, 1).await;
-    // Each stream in vain would take a second and a half, and the connection with it.
-    assert!(clock::now() - begun < Duration::from_secs(1));
-}
-
-#[tokio::test]
-async fn a_lease_that_etcd_has_dropped_is_begun_anew_although_no_renewal_is_answered() {
-    let fake = Fake::start().await;
-    let (store, leases, lease, key) = with_a_lease(&fake).await;
-    fake.stall(usize::MAX);
-    leases.kept(lease);
-    let tag = LeaseTag::of(lease).get();
-    let is_there = || fake.state.at(0).values().any(|kv| kv.lease == tag);
-    store.client.revoke(tag).await.unwrap();
-    assert!(!is_there());
-    leases.dropped(lease, clock::now());
-    let again = async {
-        while !is_there() {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), again).await.expect("in time");
-    assert!(leases.renew(lease, &key, clock::now()).is_some());
-}
-
-#[tokio::test]
-async fn past_a_fence_nobody_changes_anything_but_who_has_put_it_there_until_it_is_taken_away() {
-    let fake = Fake::start().await;
-    let (mut one, mut other) = (store(&fake).await, store(&fake).await);
-    let base = one.load().await.unwrap().revision;
-    other.load().await.unwrap();
-    let fence = Fence::Moving { to: "redb:a".into() };
-    one.fence(Some(fence.clone()), None).await.unwrap();
-    // Whether the watch has told of it or not.
-    assert_eq!(other.commit(base, &[registration(1)]).await, Ok(Commit::Overtaken(Vec::new())));
-    assert_eq!(other.is_at(base).await, Ok(false));
-    asked_to_read_again(&mut other).await;
-    assert_eq!(other.load().await, Err(StoreError::Fenced(fence.clone())));
-    assert_eq!(other.fence(Some(fence.clone()), None).await, Err(StoreError::Fenced(fence)));
-    assert_eq!(one.load().await.unwrap().revision, base);
-    assert!(matches!(one.commit(base, &[registration(1)]).await, Ok(Commit::Durable(_))));
-    one.fence(None, None).await.unwrap();
-    let loaded = other.load().await.unwrap();
-    assert_eq!(loaded.items.len(), 1);
-    assert!(matches!(other.commit(loaded.revision, &[registration(2)]).await, Ok(Commit::Durable(_))));
-}
-
-#[tokio::test]
-async fn a_control_plane_that_watches_is_told_of_a_fence_and_of_what_has_become_of_it() {
-    let fake = Fake::start().await;
-    let (mut one, mut other) = (store(&fake).await, store(&fake).await);
-    other.load().await.unwrap();
-    let to = || "redb:a".to_owned();
-    for fence in [Fence::Moving { to: to() }, Fence::Moved { to: to() }] {
-        one.fence(Some(fence.clone()), None).await.unwrap();
-        asked_to_read_again(&mut other).await;
-        assert_eq!(other.load().await, Err(StoreError::Fenced(fence)));
-    }
-}
-
-#[tokio::test]
-async fn a_fence_that_somebody_else_took_away_is_put_back_by_nobody_who_copied_what_was_there_before() {
-    let fake = Fake::start().await;
-    let (mut one, mut other) = (store(&fake).await, store(&fake).await);
-    let base = one.load().await.unwrap().revision;
-    let to = || "redb:a".to_owned();
-    assert_eq!(one.fence(Some(Fence::Moving { to: to() }), None).await, Ok(true));
-    assert_eq!(other.load().await, Err(StoreError::Fenced(Fence::Moving { to: to() })));
-    assert_eq!(other.fence(None, None).await, Ok(true));
-    assert!(one.load().await.is_err(), "it is not closed any more");
-    assert_eq!(one.fence(Some(Fence::Moved { to: to() }), None).await, Ok(false));
-    assert_eq!(one.commit(base, &[registration(1)]).await, Ok(Commit::Overtaken(Vec::new())));
-    let base = other.load().await.unwrap().revision;
-    assert!(matches!(other.commit(base, &[registration(1)]).await, Ok(Commit::Durable(_))));
-    // Nor is the one taken away that somebody else has put there since.
-    assert_eq!(other.fence(Some(Fence::Moving { to: "redb:b".into() }), None).await, Ok(true));
-    let theirs = StoreError::Fenced(Fence::Moving { to: "redb:b".into() });
-    assert_eq!(one.fence(None, None).await, Err(theirs.clone()));
-    assert_eq!(one.fence(Some(Fence::Moved { to: to() }), None).await, Err(theirs));
-    assert_eq!(other.fence(None, None).await, Ok(true));
-    assert_eq!(one.fence(None, None).await, Ok(true), "there is none");
-}
-
-#[tokio::test]
-async fn a_store_that_somebody_changed_past_the_fence_is_not_said_to_have_moved() {
-    let fake = Fake::start().await;
-    let (mut one, mut heedless) = (store(&fake).await, store(&fake).await);
-    let (base, fence) = (one.load().await.unwrap().revision, Fence::Moving { to: "redb:a".into() });
-    one.fence(Some(fence.clone()), None).await.unwrap();
-    // As a version is that knows of no fences.
-    heedless.own_fence = one.own_fence;
-    assert!(matches!(heedless.commit(base, &[registration(1)]).await, Ok(Commit::Durable(_))));
-    let moved = Fence::Moved { to: "redb:a".into() };
-    assert_eq!(one.fence(Some(moved.clone()), Some(base)).await, Ok(false));
-    let now = one.load().await.unwrap().revision;
-    assert_eq!(one.fence(Some(moved), Some(now)).await, Ok(true));
-}
-
-#[tokio::test]
-async fn a_reopened_store_keeps_a_fence_that_was_not_there_when_somebody_looked() {
-    let fake = Fake::start().await;
-    let (mut mover, mut other) = (store(&fake).await, store(&fake).await);
-    let to = || "redb:a".to_owned();
-    mover.fence(Some(Fence::Moving { to: to() }), None).await.unwrap();
-    assert_eq!(other.load().await, Err(StoreError::Fenced(Fence::Moving { to: to() })));
-    mover.fence(Some(Fence::Moved { to: to() }), None).await.unwrap();
-    let moved = StoreError::Fenced(Fence::Moved { to: to() });
-    assert_eq!(other.fence(None, None).await, Err(moved.clone()), "it was being moved, and has moved by now");
-    assert_eq!(other.load().await, Err(moved));
-    assert_eq!(other.fence(None, None).await, Ok(true));
 }

@@ -40,6 +40,8 @@ const STALLED: Duration = Duration::from_millis(1500);
 const REVIVALS: usize = 64;
 /// Those that wait for it: more than etcd keeps anew before a renewal is too old to be told.
 const WAITING: usize = 16 * 1024;
+/// Leases that are revoked at once.
+const REVOCATIONS: usize = 16;
 /// Others may change the record meanwhile.
 const TRIES: usize = 4;
 const MIN_PAUSE: Duration = Duration::from_millis(100);
@@ -255,6 +257,23 @@ async fn try_to_revive(client: &Client, keys: &Keys, renewal: &Renewal) -> Resul
         }
     }
     Ok(false)
+}
+
+/// Has etcd forget leases that nobody needs, for as long as there are any to come.
+pub(super) async fn revoke_all(client: Client, mut leases: mpsc::Receiver<LeaseTag>) {
+    let mut under_way = JoinSet::new();
+    while let Some(tag) = leases.recv().await {
+        if under_way.len() == REVOCATIONS {
+            under_way.join_next().await;
+        }
+        let client = client.clone();
+        under_way.spawn(async move {
+            if let Err(status) = client.revoke(tag.get()).await {
+                tracing::debug!(message = status.message(), "a lease ends by itself");
+            }
+        });
+        while under_way.try_join_next().is_some() {}
+    }
 }
 
 /// Renews one lease, once. Yields whether etcd still keeps it.

@@ -1,6 +1,6 @@
 //! Where an etcd is, as `--store` says it, and the files that go with it.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
 
 use gateway_runtime::{
     Failure,
@@ -50,6 +50,27 @@ impl EtcdLocation {
             _ => Ok(()),
         }
     }
+
+    /// Whether nobody on the way can read what is said, or say something else.
+    ///
+    /// # Errors
+    /// Which member is reached in clear text, and what to set.
+    pub fn check_way(&self, files: &EtcdFiles) -> Result<(), String> {
+        let beyond = self.endpoints.iter().find(|member| !is_here(member));
+        match beyond.filter(|_| !files.are_for_tls()) {
+            Some(member) => Err(format!(
+                "--store {self}: {member} is beyond this machine, and there is no TLS: the password and what renews leases would be \
+                 sent for all to read. Set --store-tls-ca, or say --insecure if whoever is on the way may do everything"
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether a member is reached without leaving this machine.
+fn is_here(member: &str) -> bool {
+    let host = member.rsplit_once(':').map_or(member, |(host, _)| host).trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 impl EtcdFiles {

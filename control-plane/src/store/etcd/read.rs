@@ -45,6 +45,7 @@ pub(super) struct Content {
     pub(super) at: Revision,
     /// The revision of the last commit.
     pub(super) head: Revision,
+    pub(super) cluster: u64,
     pub(super) epoch: String,
     pub(super) fence: Option<KeyValue>,
     pub(super) items: Vec<Item>,
@@ -131,6 +132,6 @@ impl Reader {
             (tags.get(&record.key) == Some(&LeaseTag::of(lease))).then_some(lease)
         });
         let kept = kept.collect();
-        Ok(Content { at, head, epoch: meta.epoch_in(cluster), fence, items, kept, peers })
+        Ok(Content { at, head, cluster, epoch: meta.epoch_in(cluster), fence, items, kept, peers })
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     store::Fence,
 };
 
-/// Mutations in one transaction. Each has four operations at most, but for one of several policies.
+/// Mutations in one transaction. Each has five operations at most, but for one of several policies, and seldom more than four.
 pub(super) const MAX_GROUP: usize = 30;
 /// Operations in one transaction that etcd takes, unless it was started with another number.
 const MAX_OPERATIONS: usize = 128;
@@ -129,6 +129,12 @@ fn granted(write: &RecordWrite) -> Option<(&Record, Grant)> {
     Some((record, Grant::new(lease.id, lease.ttl())))
 }
 
+/// Whether etcd may keep a lease until then that is of no use from then on.
+fn ends_lease(write: &RecordWrite) -> bool {
+    let is_over = write.write == Write::Remove || matches!(write.cause, Cause::Replaced { .. });
+    is_over && silent(write).is_none()
+}
+
 fn begins(cause: &Cause) -> bool {
     matches!(cause, Cause::Registered | Cause::Replaced { .. })
 }
@@ -144,6 +150,10 @@ fn of_mutation(keys: &Keys, mutation: &Mutation) -> Vec<RequestOp> {
             Write::Remove => operations.push(delete(key)),
         }
         let Key::Replica(replica) = &write.key else { continue };
+        if ends_lease(write) {
+            let lease = RangeRequest { keys_only: true, ..one(keys.lease(replica)) };
+            operations.push(operation(Request::RequestRange(lease)));
+        }
         match granted(write) {
             Some((_, grant)) => operations.push(put(keys.lease(replica), Vec::new(), grant.tag.get())),
             // It is permanent now, or gone.
@@ -179,15 +189,24 @@ pub(super) fn creation(puts: Vec<(Vec<u8>, Vec<u8>)>) -> TxnRequest {
     TxnRequest { compare, success, failure: Vec::new() }
 }
 
-/// Changes nothing, and needs the right to write this key.
-pub(super) fn rehearsal(key: Vec<u8>) -> TxnRequest {
+/// Changes nothing, and needs the right to do so. Finds what says that the keys are ours, and the first of all keys, as of one revision.
+pub(super) fn rehearsal(keys: &Keys) -> TxnRequest {
     let never = Compare {
         result: CompareResult::Equal.into(),
         target: CompareTarget::Version.into(),
-        key: key.clone(),
+        key: keys.meta(),
         target_union: Some(TargetUnion::Version(-1)),
     };
-    TxnRequest { compare: vec![never], success: vec![put(key, Vec::new(), 0)], failure: Vec::new() }
+    let (key, range_end) = keys.all();
+    let first = RangeRequest { key, range_end, limit: 1, keys_only: true, ..RangeRequest::default() };
+    TxnRequest {
+        compare: vec![never],
+        success: vec![put(keys.meta(), Vec::new(), 0)],
+        failure: vec![
+            operation(Request::RequestRange(one(keys.meta()))),
+            operation(Request::RequestRange(first)),
+        ],
+    }
 }
 
 /// Writes a key under a lease, in any case.

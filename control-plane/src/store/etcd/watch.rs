@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use super::{
-    client::Client,
+    client::{Client, Live},
     entry,
     keys::{Keys, Role},
 };
@@ -89,7 +89,7 @@ impl Watcher {
         let mut pause = MIN_PAUSE;
         loop {
             let from = self.next;
-            match self.follow().await {
+            match self.follow_somewhere().await {
                 Ended::Unheard => return,
                 Ended::Broken(why) => {
                     // Whoever listens no more needs not know.
@@ -105,11 +105,20 @@ impl Watcher {
         }
     }
 
-    async fn follow(&mut self) -> Ended {
+    /// Follows a member for as long as it is asked for anything: one that has fallen behind tells of nothing, and keeps the watch open.
+    async fn follow_somewhere(&mut self) -> Ended {
         let live = match self.client.live().await {
             Ok(live) => live,
             Err(status) => return Ended::Failed(status),
         };
+        tokio::select! {
+            ended = self.follow(&live) => ended,
+            () = live.given_up() => Ended::Failed(Status::unavailable("the member is asked no more")),
+        }
+    }
+
+    /// Cancel safe: what was not told is told by the next watch.
+    async fn follow(&mut self, live: &Live) -> Ended {
         let (key, range_end) = self.keys.live();
         let create = WatchCreateRequest {
             key,
@@ -131,7 +140,7 @@ impl Watcher {
         let mut stream = match { watched }.watch(request).await {
             Ok(response) => response.into_inner(),
             Err(status) => {
-                self.client.give_up(&live, true);
+                self.client.give_up(live, true);
                 return Ended::Failed(status);
             }
         };
@@ -139,11 +148,11 @@ impl Watcher {
             let response = match stream.message().await {
                 Ok(Some(response)) => response,
                 Ok(None) => {
-                    self.client.give_up(&live, true);
+                    self.client.give_up(live, true);
                     return Ended::Failed(Status::unavailable("etcd ended the watch"));
                 }
                 Err(status) => {
-                    self.client.give_up(&live, true);
+                    self.client.give_up(live, true);
                     return Ended::Failed(status);
                 }
             };
@@ -152,7 +161,7 @@ impl Watcher {
             }
             if response.canceled {
                 // It may be about who we are, which only another connection shows anew.
-                self.client.give_up(&live, true);
+                self.client.give_up(live, true);
                 return Ended::Failed(Status::unavailable(response.cancel_reason));
             }
             self.client.contact().touch(crate::clock::now());
@@ -180,8 +189,9 @@ impl Watcher {
             tracing::error!(why, "a change in etcd cannot be read");
             Ended::Broken("a change in etcd cannot be read")
         })?;
+        self.sender.send(seen).await.map_err(|_| Ended::Unheard)?;
         self.next = self.next.max(last + 1);
-        self.sender.send(seen).await.map_err(|_| Ended::Unheard)
+        Ok(())
     }
 
     fn read(&self, revision: Revision, events: Vec<Event>) -> Result<Seen, String> {

@@ -61,7 +61,7 @@ impl Written {
             Ok(loaded) if loaded == self.states[1] => found.after += 1,
             Ok(loaded) if loaded == self.states[0] => found.before += 1,
             Ok(loaded) => panic!("{damage}: it serves what was never committed: {loaded:?}"),
-            Err(StoreError::Unavailable(why)) => {
+            Err(StoreError::Unusable(why)) => {
                 assert!(why.starts_with("the file is damaged, "), "{damage}: {why}");
                 assert!(why.contains("put a backup in its place"), "{damage}: {why}");
                 found.refused += 1;

@@ -49,6 +49,27 @@ fn while_nothing_is_in_flight_the_better_of_two_is_by_weight() {
 }
 
 #[test]
+fn however_few_are_under_way_the_better_of_two_is_so_by_weight() {
+    for clients in [1, 2, 3, 4, 12] {
+        let spec = balanced(by(Algorithm::LeastRequest), [weighted("a", 1000), weighted("b", 100)]);
+        let (_table, service) = table_with(&spec, 1);
+        let mut under_way = std::collections::VecDeque::new();
+        let mut of_light = 0_u64;
+        for number in 0..11_000 {
+            // All take equally long, so that the oldest is answered first.
+            if under_way.len() == clients {
+                let Picked { replica, permit } = under_way.pop_front().unwrap();
+                service.settle(0, &replica, permit, Outcome::Success, START, 0.5);
+            }
+            let picked = service.pick(0, START, &[], draw(number)).unwrap();
+            of_light += u64::from(id_of(&picked.replica) == "b");
+            under_way.push_back(picked);
+        }
+        assert!(of_light.abs_diff(1000) < 300, "{of_light} of 11000 with {clients} clients");
+    }
+}
+
+#[test]
 fn requests_that_stay_in_flight_are_spread_evenly_by_weight() {
     let replicas = TEN.iter().enumerate().map(|(index, id)| weighted(id, if index < 5 { 100 } else { 200 }));
     let (_table, service) = table_with(&balanced(by(Algorithm::LeastRequest), replicas), 1);

@@ -22,10 +22,8 @@ use gateway_proto::{
     policy::{self, Algorithm},
 };
 
-use self::{
-    affinity::Affinity,
-    bands::{Band, Split},
-};
+pub(super) use self::bands::Band;
+use self::{affinity::Affinity, bands::Split};
 use super::{checks::Standing, handles::Handles, replica::Replica};
 use crate::{
     counts::Alone,

@@ -12,13 +12,13 @@ use crate::routing::{
 
 /// Where replicas stand in the order of preference: by tier, and within a tier by distance, if the policy goes by that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Band {
+pub(in crate::table) struct Band {
     priority: Priority,
     distance: Distance,
 }
 
 impl Band {
-    pub(super) fn of(replica: &Replica, balancing: &Balancing) -> Self {
+    pub(in crate::table) fn of(replica: &Replica, balancing: &Balancing) -> Self {
         let distance = if balancing.prefer_local { replica.distance() } else { Distance::default() };
         Self { priority: replica.priority(), distance }
     }

@@ -140,7 +140,9 @@ impl View {
         now: Tick,
     ) -> Self {
         let by_key = policy.balancing.algorithm == Algorithm::ConsistentHash;
-        let ring = by_key.then(|| Affinity::ring(&ready, previous.and_then(|view| view.affinity.as_ref())));
+        let before = previous.and_then(|view| Some((&*view.eligible, view.affinity.as_ref()?)));
+        let ring = by_key.then(|| Affinity::ring(&ready, before.map(|(_, affinity)| affinity)));
+        let all = if by_key { ready.clone() } else { Vec::new() };
         let (mut ready, mut failing) = by_checks(&policy, ready);
         let ignores_checks = ready.is_empty().then(|| nobody_passes(&failing)).flatten();
         if ignores_checks.is_some() {
@@ -199,7 +201,10 @@ impl View {
             policy,
             is_limited: policy.concurrency.is_limited(),
             split,
-            affinity: ring.map(|ring| Affinity::new(ring, &eligible, &shares)),
+            affinity: ring.map(|ring| {
+                let aside = Affinity::aside(&all, &eligible, before);
+                Affinity::new(ring, &eligible, &shares, aside)
+            }),
             eligible: eligible.into(),
             held: Handles::new(workers),
             shares,

@@ -207,6 +207,41 @@ fn one_hot_key_overloads_nobody_unless_that_is_allowed() {
 }
 
 #[test]
+fn what_is_under_way_at_those_that_are_not_asked_loosens_no_bound() {
+    let forced = Forced { state: ForcedState::Open, entry: Arc::default() };
+    let ways = [
+        Some(ReplicaSpec { mode: Mode::Draining, ..replica("x") }),
+        Some(ReplicaSpec { forced: Some(forced), ..replica("x") }),
+        Some(ReplicaSpec { priority: Priority::parse(1).unwrap(), ..replica("x") }),
+        None,
+    ];
+    for x in ways {
+        let said = format!("{:?}", x.as_ref().map(|x| (x.mode, x.priority)));
+        let balancing = by(Algorithm::ConsistentHash);
+        let (table, service) = table_with(&balanced(balancing, [replica("x")]), 1);
+        let hot = Draw { random: 0.5, key: Some(42), ..Draw::default() };
+        let stuck: Vec<_> = (0..90).map(|_| service.pick(0, START, &[], hot).unwrap()).collect();
+        // Twice, because what is known of them outlives another view.
+        for _ in 0..2 {
+            let replicas = ["y", "z"].map(replica).into_iter().chain(x.clone());
+            let mut spec = balanced(balancing, replicas);
+            spec.replicas.sort_by(|one, other| one.id.cmp(&other.id));
+            table.apply(&[spec], &[], START);
+        }
+        for count in 1..=20_u64 {
+            service.pick(0, START, &[], hot).unwrap();
+            // 1.25 of a half.
+            let bound = (5 * count).div_ceil(8);
+            let inflight = inflight(&service);
+            assert!(inflight["y"].max(inflight["z"]) <= bound, "{inflight:?} of {count}, {said}");
+        }
+        for Picked { replica, permit } in stuck {
+            service.settle(0, &replica, permit, Outcome::Success, START, 0.5);
+        }
+    }
+}
+
+#[test]
 fn many_workers_together_spread_what_stays_in_flight_evenly() {
     let (_table, service) = table_with(&balanced(by(Algorithm::LeastRequest), TEN.map(replica)), 4);
     std::thread::scope(|scope| {

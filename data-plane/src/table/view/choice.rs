@@ -48,7 +48,7 @@ impl View {
             (Algorithm::ConsistentHash, Some(affinity), Some(key)) => {
                 let factor = self.policy.balancing.hash_load_factor;
                 // Most policies bound loads, and the sum is not worth asking for without.
-                let inflight = if factor == 0.0 { 0 } else { inflight() };
+                let inflight = if factor == 0.0 { 0 } else { affinity.of_eligible(inflight()) };
                 affinity.walk(key, factor, inflight).find_map(|(position, bound)| {
                     let replica = &eligible[position];
                     let fits = bound == u64::MAX || replica.counts().inflight() < bound;

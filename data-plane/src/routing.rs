@@ -38,7 +38,7 @@ pub use gradient_limit::{Bounds, GradientLimit, LimitSample};
 pub use history::{History, Kind, Recorded, Replayed, replay, span};
 pub use latency_window::{LatencyWindow, Sample};
 pub use outcome::{CertificateFault, Fault, HandshakeFault, Origin, Outcome, UNAVAILABLE, judge, judge_grpc};
-pub use peers::{Comparison, compare, outliers};
+pub use peers::{Comparison, compare};
 pub use queue::{Queue, Refused, Terms, Ticket};
 pub use rate::{Pacer, Rate};
 pub use rotation::Rotation;

@@ -15,7 +15,7 @@ pub use distance::Distance;
 pub use latency_estimate::LatencyEstimate;
 pub use ramp::{FULL_SHARE, next_step, ramp};
 pub use ring::{Point, Ring, load_bound};
-pub use spill_over::{Capacity, parts, share_of_part};
+pub use spill_over::{Capacity, bear_all, parts, share_of_part};
 pub use two_choices::{Load, two_of};
 
 /// What one pick brings along beside the time: of its request, and of chance.

@@ -3,7 +3,7 @@
 //! A service may be slow as a whole, by day or by load, and no fixed threshold tells that from one bad replica. The
 //! median of the others does.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::Sample;
 
@@ -35,22 +35,25 @@ impl Comparison {
     }
 }
 
-/// Those that are at least `factor` times as slow as the median of their peers, by their place in the list.
+/// Each beside its peers, those of the same group, by its place in the list; fastest first within a group.
 ///
-/// At most half of those that are compared can be found, for a median is no slower than half.
-pub fn outliers(samples: &[Option<Sample>], min_count: u32, factor: f64) -> Vec<(usize, Comparison)> {
-    let mut compared = compare(samples, min_count, factor);
-    compared.retain(|(_, comparison)| comparison.is_slow());
-    compared
+/// Only those with at least `min_count` responses are compared, and are peers. Of a group, at most half are
+/// [slow](Comparison::is_slow), for a median is no slower than half. In O(n log n).
+pub fn compare<G: Ord>(
+    samples: &[(G, Option<Sample>)],
+    min_count: u32,
+    factor: f64,
+) -> Vec<(usize, Comparison)> {
+    let mut groups = BTreeMap::<&G, Vec<(usize, Sample)>>::new();
+    for (place, (group, sample)) in samples.iter().enumerate() {
+        if let Some(sample) = sample.filter(|sample| sample.count >= min_count) {
+            groups.entry(group).or_default().push((place, sample));
+        }
+    }
+    groups.into_values().flat_map(|group| compare_group(group, factor)).collect()
 }
 
-/// Each beside its peers, by its place in the list, fastest first.
-///
-/// Only those with at least `min_count` responses are compared, and are peers. In O(n log n).
-pub fn compare(samples: &[Option<Sample>], min_count: u32, factor: f64) -> Vec<(usize, Comparison)> {
-    let known = samples.iter().enumerate();
-    let known = known.filter_map(|(place, sample)| Some((place, (*sample)?)));
-    let mut known: Vec<_> = known.filter(|(_, sample)| sample.count >= min_count).collect();
+fn compare_group(mut known: Vec<(usize, Sample)>, factor: f64) -> Vec<(usize, Comparison)> {
     if known.len() <= MIN_PEERS {
         return Vec::new();
     }
@@ -74,6 +77,14 @@ mod tests {
 
     fn sample(millis: u64, count: u32) -> Option<Sample> {
         Some(Sample { latency: Duration::from_millis(millis), count })
+    }
+
+    /// Those of one group that are slow.
+    fn outliers(samples: &[Option<Sample>], min_count: u32, factor: f64) -> Vec<(usize, Comparison)> {
+        let samples: Vec<_> = samples.iter().map(|sample| ((), *sample)).collect();
+        let mut compared = compare(&samples, min_count, factor);
+        compared.retain(|(_, comparison)| comparison.is_slow());
+        compared
     }
 
     fn found(millis: &[u64], factor: f64) -> Vec<usize> {
@@ -100,6 +111,17 @@ mod tests {
         assert_eq!(found(&[10, 1000, 10], 3.0), [1]);
         let samples = [sample(10, 20), sample(1000, 20), sample(10, 19), None];
         assert_eq!(outliers(&samples, 20, 3.0), []);
+    }
+
+    #[test]
+    fn each_is_compared_with_its_own_group_only() {
+        let of = |group, millis| (group, sample(millis, 20));
+        let samples =
+            [of('a', 10), of('b', 80), of('a', 10), of('b', 80), of('a', 50), of('b', 90), of('c', 900)];
+        let compared = compare(&samples, 20, 3.0);
+        let medians: Vec<_> = compared.iter().map(|(place, one)| (*place, one.median.as_millis())).collect();
+        assert_eq!(medians, [(0, 30), (2, 30), (4, 10), (1, 85), (3, 85), (5, 80)]);
+        assert!(compared.iter().all(|(place, one)| one.is_slow() == (*place == 4)));
     }
 
     #[test]

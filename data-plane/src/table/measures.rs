@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{replica::Replica, service::Service};
+use gateway_proto::Policy;
+
+use super::{replica::Replica, service::Service, view::Band};
 use crate::routing::{Comparison, Sample, Tick, balancing::FULL_SHARE, compare};
 
 /// What is measured of one replica at one moment.
@@ -31,7 +33,8 @@ pub struct Backlog {
 #[derive(Debug)]
 pub struct SideBySide {
     replicas: Arc<[Arc<Replica>]>,
-    samples: Vec<Option<Sample>>,
+    /// By place.
+    samples: Vec<(Band, Option<Sample>)>,
     /// By place.
     peers: Vec<Option<Comparison>>,
 }
@@ -39,13 +42,14 @@ pub struct SideBySide {
 impl Service {
     /// Looks at all of its replicas' latencies. In O(n log n), with a microsecond for each replica.
     pub fn side_by_side(&self, now: Tick) -> SideBySide {
-        let policy = self.policy().breaker;
+        let policy = self.policy();
         let replicas = self.replicas();
-        if policy.peer_latency_factor <= 0.0 {
+        if policy.breaker.peer_latency_factor <= 0.0 {
             return SideBySide { replicas, samples: Vec::new(), peers: Vec::new() };
         }
         let samples = latencies(&replicas, now, &policy);
         let mut peers = vec![None; replicas.len()];
+        let policy = &policy.breaker;
         for (place, comparison) in compare(&samples, policy.min_request_count, policy.peer_latency_factor) {
             peers[place] = Some(comparison);
         }
@@ -58,7 +62,7 @@ impl Service {
         let place = beside.replicas.binary_search_by(|other| other.key().replica.cmp(&replica.key().replica));
         let place = place.unwrap_or(usize::MAX);
         Measures {
-            latency: beside.samples.get(place).copied().flatten(),
+            latency: beside.samples.get(place).and_then(|(_, sample)| *sample),
             peers: beside.peers.get(place).copied().flatten(),
             slow_start: slow_start(replica, view.policy.balancing.slow_start, now),
             backlog: view.backlog(replica, self.workers),
@@ -66,15 +70,18 @@ impl Service {
     }
 }
 
-/// Of those that may be asked, as the rule looks at them.
+/// Of those that may be asked, as the rule looks at them: beside others of their tier, and of their distance where the nearest
+/// go first. What is elsewhere takes longer without being slow.
 pub(super) fn latencies(
     replicas: &[Arc<Replica>],
     now: Tick,
-    policy: &gateway_proto::policy::Breaker,
-) -> Vec<Option<Sample>> {
-    let sample =
-        |replica: &Arc<Replica>| replica.takes_requests().then(|| replica.breaker().latency(now, policy));
-    replicas.iter().map(|replica| sample(replica).flatten()).collect()
+    policy: &Policy,
+) -> Vec<(Band, Option<Sample>)> {
+    let sample = |replica: &Arc<Replica>| {
+        let latency = replica.takes_requests().then(|| replica.breaker().latency(now, &policy.breaker));
+        (Band::of(replica, &policy.balancing), latency.flatten())
+    };
+    replicas.iter().map(sample).collect()
 }
 
 fn slow_start(replica: &Replica, slow_start: Duration, now: Tick) -> Option<(u64, Tick)> {

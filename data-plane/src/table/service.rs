@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     health::check,
-    routing::{Budget, Change, Draw, Fault, Heard, Outcome, Permit, Reason, State, Tick, outliers},
+    routing::{Budget, Change, Draw, Fault, Heard, Outcome, Permit, Reason, State, Tick, compare},
 };
 
 /// A replica that was picked for one attempt.
@@ -418,17 +418,19 @@ impl Service {
     /// `until`. In O(n log n), with some microseconds for ten replicas.
     #[cold]
     fn compare(&self, until: u64, now: Tick, jitter: f64) {
-        let policy = self.view.load().policy.breaker;
+        let service_policy = self.view.load().policy;
+        let policy = &service_policy.breaker;
         let next = now.plus(policy.window / 10).as_nanos();
         if self.compared_until.compare_exchange(until, next, AcqRel, Acquire).is_err() {
             return;
         }
         let replicas = self.replicas();
-        let samples = latencies(&replicas, now, &policy);
-        for (place, comparison) in outliers(&samples, policy.min_request_count, policy.peer_latency_factor) {
+        let samples = latencies(&replicas, now, &service_policy);
+        let compared = compare(&samples, policy.min_request_count, policy.peer_latency_factor);
+        for (place, comparison) in compared.into_iter().filter(|(_, comparison)| comparison.is_slow()) {
             let replica = &replicas[place];
             let mut gate = Gate { service: self, room: self.view.load().room, roster: None };
-            let change = replica.breaker().outlier(comparison, now, &policy, jitter, || gate.opens());
+            let change = replica.breaker().outlier(comparison, now, policy, jitter, || gate.opens());
             if let Some(change) = change {
                 self.changed(replica, change, gate.roster, now);
             }

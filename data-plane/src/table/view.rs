@@ -7,6 +7,7 @@ mod choice;
 mod recovery;
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{
@@ -22,10 +23,8 @@ use gateway_proto::{
     policy::{self, Algorithm},
 };
 
-use self::{
-    affinity::Affinity,
-    bands::{Band, Split},
-};
+pub(super) use self::bands::Band;
+use self::{affinity::Affinity, bands::Split};
 use super::{checks::Standing, replica::Replica};
 use crate::{
     counts::Alone,
@@ -143,7 +142,9 @@ impl View {
         now: Tick,
     ) -> Self {
         let by_key = policy.balancing.algorithm == Algorithm::ConsistentHash;
-        let ring = by_key.then(|| Affinity::ring(&ready, previous.and_then(|view| view.affinity.as_ref())));
+        let before = previous.and_then(|view| Some((&*view.eligible, view.affinity.as_ref()?)));
+        let ring = by_key.then(|| Affinity::ring(&ready, before.map(|(_, affinity)| affinity)));
+        let all = if by_key { ready.clone() } else { Vec::new() };
         let (mut ready, mut failing) = by_checks(&policy, ready);
         let ignores_checks = ready.is_empty().then(|| nobody_passes(&failing)).flatten();
         if ignores_checks.is_some() {
@@ -159,11 +160,11 @@ impl View {
             }
         }
         failing.retain(|replica| replica.breaker().state() != State::ForcedOpen);
-        let fail_open = fail_open(&policy.breaker, &closed, &resting, &failing);
         let balancing = &policy.balancing;
         let band = |replica: &Arc<Replica>| Band::of(replica, balancing);
         let split =
             Split::new(balancing, &closed, resting.iter().chain(&forced_open).chain(&failing).chain(absent));
+        let fail_open = fail_open(&policy, &split, &closed, &resting, &failing);
         resting.retain(|replica| match fail_open {
             Some(fail_open) => replica.priority() <= fail_open.tier,
             None => split.reaches(band(replica)),
@@ -202,7 +203,10 @@ impl View {
             policy,
             is_limited: policy.concurrency.is_limited(),
             split,
-            affinity: ring.map(|ring| Affinity::new(ring, &eligible, &shares)),
+            affinity: ring.map(|ring| {
+                let aside = Affinity::aside(&all, &eligible, before);
+                Affinity::new(ring, &eligible, &shares, aside)
+            }),
             eligible: eligible.into(),
             held: Handles::new(workers),
             shares,
@@ -504,23 +508,33 @@ fn nobody_passes(failing: &[Arc<Replica>]) -> Option<FailOpen> {
     Some(FailOpen { letting_through: 0, total, tier })
 }
 
-/// Whether the tier in use fails open.
+/// Whether the tier in use fails open: too little of it lets traffic through, and the other tiers do not bear the rest. By the
+/// factor of the policy they do so together; without one, a tier does that is above the threshold.
 fn fail_open(
-    policy: &policy::Breaker,
+    policy: &Policy,
+    split: &Split,
     closed: &[Arc<Replica>],
     resting: &[Arc<Replica>],
     failing: &[Arc<Replica>],
 ) -> Option<FailOpen> {
-    if policy.fail_open_threshold == 0.0 {
+    if policy.breaker.fail_open_threshold == 0.0 || split.bears_all {
         return None;
     }
-    let priorities = |replicas: &[Arc<Replica>]| replicas.iter().map(|replica| replica.priority()).min();
-    let tier = priorities(closed).or_else(|| priorities(resting)).or_else(|| priorities(failing))?;
-    let of_tier =
-        |replicas: &[Arc<Replica>]| replicas.iter().filter(|replica| replica.priority() == tier).count();
-    let letting_through = of_tier(closed);
-    let total = letting_through + of_tier(resting) + of_tier(failing);
-    policy.fails_open(letting_through, total).then_some(FailOpen { letting_through, total, tier })
+    let mut tiers = BTreeMap::<Priority, FailOpen>::new();
+    let letting_through = closed.iter().map(|replica| (replica.priority(), 1));
+    let out = resting.iter().chain(failing).map(|replica| (replica.priority(), 0));
+    for (tier, count) in letting_through.chain(out) {
+        let counts = tiers.entry(tier).or_insert(FailOpen { letting_through: 0, total: 0, tier });
+        counts.letting_through += count;
+        counts.total += 1;
+    }
+    let is_short = |tier: &FailOpen| policy.breaker.fails_open(tier.letting_through, tier.total);
+    if policy.balancing.overprovisioning_factor == 0.0 && !tiers.values().all(is_short) {
+        return None;
+    }
+    let best = |replicas: &[Arc<Replica>]| replicas.iter().map(|replica| replica.priority()).min();
+    let tier = best(closed).or_else(|| best(resting)).or_else(|| best(failing))?;
+    tiers.get(&tier).filter(|tier| is_short(tier)).copied()
 }
 
 /// Whether another breaker of those that take requests may open by its rules. Who is forced open is not counted.

@@ -35,7 +35,7 @@ pub(crate) fn takes_requests(spec: &ReplicaSpec) -> bool {
     spec.health.is_ready() && spec.mode == Mode::Serving
 }
 
-/// The tier of which so few let traffic through that all of it is asked, if there is one.
+/// The tier of which so few let traffic through that all of it is asked, if there is one: while no other is better off.
 pub(crate) fn open_tier(
     snapshot: &Snapshot,
     breakers: &Breakers,
@@ -54,10 +54,13 @@ pub(crate) fn open_tier(
     let of = |closed: bool| {
         states.iter().filter(move |(_, state)| state.lets_all_through() == closed).map(|(tier, _)| *tier)
     };
+    let is_short = |tier: Priority| {
+        let letting_through = of(true).filter(|one| *one == tier).count();
+        let total = letting_through + of(false).filter(|one| *one == tier).count();
+        policy.fails_open(letting_through, total)
+    };
     let tier = of(true).min().or_else(|| of(false).min())?;
-    let letting_through = of(true).filter(|one| *one == tier).count();
-    let total = letting_through + of(false).filter(|one| *one == tier).count();
-    policy.fails_open(letting_through, total).then_some(tier)
+    states.iter().all(|(tier, _)| is_short(*tier)).then_some(tier)
 }
 
 impl Picks<'_> {

@@ -36,6 +36,11 @@ pub fn parts(bands: &[Capacity], factor: f64) -> Vec<f64> {
     parts
 }
 
+/// Whether these bands bear all of the traffic together, so that none of them has to take more than it bears.
+pub fn bear_all(bands: &[Capacity], factor: f64) -> bool {
+    bands.iter().map(|band| borne(*band, factor)).sum::<f64>() > 1.0 - LEAST
+}
+
 /// Smaller parts are none.
 const LEAST: f64 = 1e-9;
 
@@ -100,6 +105,16 @@ mod tests {
     fn when_all_bear_less_than_everything_each_takes_more() {
         assert_eq!(of(&[2, 1], 1.4), [0.667, 0.333]);
         assert_eq!(of(&[1], 1.0), [1.0]);
+    }
+
+    #[test]
+    fn bands_bear_all_together_or_not() {
+        let of = |letting_through: &[u64]| {
+            let capacity = |letting_through: &u64| Capacity { letting_through: *letting_through, total: 10 };
+            bear_all(&letting_through.iter().map(capacity).collect::<Vec<_>>(), 1.4)
+        };
+        assert!(of(&[8]) && of(&[4, 4]) && of(&[0, 8, 0]));
+        assert!(!of(&[7]) && !of(&[4, 3]) && !of(&[0, 0]) && !of(&[]));
     }
 
     #[test]

@@ -37,6 +37,15 @@ impl Load {
         // Shares are far below what a float holds exactly.
         self.cost * other.share as f64 <= other.cost * self.share as f64
     }
+
+    /// Whether this one has less of its due than `other` would have with one more.
+    ///
+    /// So who was drawn by weight gives way only where the other is better off with the request than this one without it. By what
+    /// both have now, one that has nothing would get everything, however small its share; by what both would have, nothing
+    /// ever came to a small share beside an idle larger one.
+    pub fn is_less_than_one_more_at(&self, other: &Self) -> bool {
+        self.cost * (other.share as f64) < (other.cost + 1.0) * self.share as f64
+    }
 }
 
 #[cfg(test)]
@@ -86,6 +95,23 @@ mod tests {
         assert!(load(0.0, 300).is_no_more_than(&load(0.0, 100)));
         assert!(load(3.0, 300).is_no_more_than(&load(1.0, 100)));
         assert!(!load(4.0, 300).is_no_more_than(&load(1.0, 100)));
+    }
+
+    #[test]
+    fn who_was_drawn_by_weight_keeps_the_request_unless_the_other_is_better_off_with_it() {
+        let load = |cost: f64, share| Load { cost, share };
+        for (first, second, keeps) in [
+            (load(0.0, 100), load(0.0, 1000), true),
+            (load(0.0, 1000), load(0.0, 100), true),
+            (load(9.0, 1000), load(0.0, 100), true),
+            (load(10.0, 1000), load(0.0, 100), false),
+            (load(1.0, 100), load(9.0, 1000), false),
+            (load(1.0, 100), load(10.0, 1000), true),
+            (load(3.0, 100), load(3.0, 100), true),
+            (load(4.0, 100), load(3.0, 100), false),
+        ] {
+            assert_eq!(first.is_less_than_one_more_at(&second), keeps, "{first:?} {second:?}");
+        }
     }
 
     proptest! {

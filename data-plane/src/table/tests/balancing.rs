@@ -49,6 +49,27 @@ fn while_nothing_is_in_flight_the_better_of_two_is_by_weight() {
 }
 
 #[test]
+fn however_few_are_under_way_the_better_of_two_is_so_by_weight() {
+    for clients in [1, 2, 3, 4, 12] {
+        let spec = balanced(by(Algorithm::LeastRequest), [weighted("a", 1000), weighted("b", 100)]);
+        let (_table, service) = table_with(&spec, 1);
+        let mut under_way = std::collections::VecDeque::new();
+        let mut of_light = 0_u64;
+        for number in 0..11_000 {
+            // All take equally long, so that the oldest is answered first.
+            if under_way.len() == clients {
+                let Picked { replica, permit } = under_way.pop_front().unwrap();
+                service.settle(0, &replica, permit, Outcome::Success, START, 0.5);
+            }
+            let picked = service.pick(0, START, &[], draw(number)).unwrap();
+            of_light += u64::from(id_of(&picked.replica) == "b");
+            under_way.push_back(picked);
+        }
+        assert!(of_light.abs_diff(1000) < 300, "{of_light} of 11000 with {clients} clients");
+    }
+}
+
+#[test]
 fn requests_that_stay_in_flight_are_spread_evenly_by_weight() {
     let replicas = TEN.iter().enumerate().map(|(index, id)| weighted(id, if index < 5 { 100 } else { 200 }));
     let (_table, service) = table_with(&balanced(by(Algorithm::LeastRequest), replicas), 1);
@@ -182,6 +203,41 @@ fn one_hot_key_overloads_nobody_unless_that_is_allowed() {
         }
         let used = inflight(&service).values().filter(|count| **count > 0).count();
         assert_eq!(used == 1, factor == 0.0, "{factor}: {:?}", inflight(&service));
+    }
+}
+
+#[test]
+fn what_is_under_way_at_those_that_are_not_asked_loosens_no_bound() {
+    let forced = Forced { state: ForcedState::Open, entry: Arc::default() };
+    let ways = [
+        Some(ReplicaSpec { mode: Mode::Draining, ..replica("x") }),
+        Some(ReplicaSpec { forced: Some(forced), ..replica("x") }),
+        Some(ReplicaSpec { priority: Priority::parse(1).unwrap(), ..replica("x") }),
+        None,
+    ];
+    for x in ways {
+        let said = format!("{:?}", x.as_ref().map(|x| (x.mode, x.priority)));
+        let balancing = by(Algorithm::ConsistentHash);
+        let (table, service) = table_with(&balanced(balancing, [replica("x")]), 1);
+        let hot = Draw { random: 0.5, key: Some(42), ..Draw::default() };
+        let stuck: Vec<_> = (0..90).map(|_| service.pick(0, START, &[], hot).unwrap()).collect();
+        // Twice, because what is known of them outlives another view.
+        for _ in 0..2 {
+            let replicas = ["y", "z"].map(replica).into_iter().chain(x.clone());
+            let mut spec = balanced(balancing, replicas);
+            spec.replicas.sort_by(|one, other| one.id.cmp(&other.id));
+            table.apply(&[spec], &[], START);
+        }
+        for count in 1..=20_u64 {
+            service.pick(0, START, &[], hot).unwrap();
+            // 1.25 of a half.
+            let bound = (5 * count).div_ceil(8);
+            let inflight = inflight(&service);
+            assert!(inflight["y"].max(inflight["z"]) <= bound, "{inflight:?} of {count}, {said}");
+        }
+        for Picked { replica, permit } in stuck {
+            service.settle(0, &replica, permit, Outcome::Success, START, 0.5);
+        }
     }
 }
 

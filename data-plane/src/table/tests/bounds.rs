@@ -195,6 +195,52 @@ fn a_replica_that_is_slow_beside_its_peers_is_taken_out_and_told_with_both_figur
 }
 
 #[test]
+fn replicas_are_compared_with_those_of_their_tier_and_zone_only() {
+    let far =
+        gateway_proto::Locality::parse(v1::Locality { region: "us".into(), zone: "us-1".into() }).unwrap();
+    let near =
+        gateway_proto::Locality::parse(v1::Locality { region: "eu".into(), zone: "eu-1".into() }).unwrap();
+    for by_zone in [false, true] {
+        let other = |id: &str| match by_zone {
+            true => ReplicaSpec { locality: far.clone(), ..replica(id) },
+            false => ReplicaSpec { priority: Priority::parse(1).unwrap(), ..replica(id) },
+        };
+        let here = |id: &str| ReplicaSpec { locality: near.clone(), ..replica(id) };
+        let out = |id: &str| ReplicaSpec { health: Health::Unhealthy, ..here(id) };
+        let balancing =
+            Balancing { overprovisioning_factor: 1.4, prefer_local: by_zone, ..by(Algorithm::RoundRobin) };
+        let spec = |others: &[&str]| {
+            let replicas = [here("a"), here("b"), here("b1"), out("c"), out("d"), out("d1")].into_iter();
+            let mut spec = balanced(balancing, replicas.chain(others.iter().map(|id| other(id))));
+            (spec.policy.breaker.peer_latency_factor, spec.policy.breaker.min_request_count) = (3.0, 5);
+            spec
+        };
+        let (table, _transitions) = Table::located(1, near.clone());
+        table.apply(&[spec(&["e", "f"])], &[], START);
+        let service = table.service("orders").unwrap();
+        let mut now = START;
+        let mut answer = |requests: usize| {
+            for _ in 0..requests {
+                now = now.plus(Duration::from_millis(10));
+                let picked = service.pick(0, now, &[], Draw::default()).unwrap();
+                let millis = match id_of(&picked.replica) {
+                    "a" | "b" | "b1" => 10,
+                    "h" => 400,
+                    _ => 80,
+                };
+                let heard = Heard { outcome: Outcome::Success, latency: Some(Duration::from_millis(millis)) };
+                service.settle(0, &picked.replica, picked.permit, heard, now, 0.5);
+            }
+            open_count(&service, now)
+        };
+        assert_eq!(answer(400), 0, "they are slower because they are elsewhere");
+        table.apply(&[spec(&["e", "f", "h"])], &[], after(4000));
+        assert_eq!(answer(400), 1, "one is slow beside its own");
+        assert_eq!(state_of(&service, after(8000), "h"), State::Open);
+    }
+}
+
+#[test]
 fn when_a_whole_service_becomes_slow_nobody_is_taken_out() {
     let (_table, service, _) = service_of(|breaker| breaker.peer_latency_factor = 2.0, &["a", "b", "c"]);
     let mut now = START;

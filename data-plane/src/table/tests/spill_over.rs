@@ -129,3 +129,47 @@ fn the_weights_of_those_that_are_out_count_and_not_their_number() {
     // Thirds are rounded to a thousandth.
     assert!(parts[&'a'].abs_diff(700) <= 2 && parts[&'a'] + parts[&'b'] == 1000, "{parts:?}");
 }
+
+/// Three in the best tier, of which two are out, and two in the next, with a threshold below which tiers fail open.
+fn mostly_out(overprovisioning_factor: f64) -> (Arc<Table>, Arc<Service>) {
+    let balancing = Balancing { overprovisioning_factor, ..by(Algorithm::RoundRobin) };
+    let replicas = ["a1", "a2", "a3"].map(|id| of_tier(0, id)).into_iter();
+    let spec = balanced(balancing, replicas.chain(["b1", "b2"].map(|id| of_tier(1, id))));
+    let (table, service) = table_with(&spec, 1);
+    for id in ["a2", "a3"] {
+        trip(&service, START, id);
+    }
+    let mut failing_open = spec;
+    failing_open.policy.breaker.fail_open_threshold = 0.5;
+    table.apply(&[failing_open], &[], START);
+    (table, service)
+}
+
+#[test]
+fn no_tier_fails_open_while_all_together_bear_everything() {
+    let (table, service) = mostly_out(1.4);
+    assert_eq!(service.fail_open(), None);
+    // 1 of 3, x 1.4.
+    let shares = shares_of(&service, START, 0..1500);
+    assert!(
+        shares["a1"].abs_diff(700) <= 2 && shares["a1"] + shares["b1"] + shares["b2"] == 1500,
+        "{shares:?}"
+    );
+    for id in ["b1", "b2"] {
+        trip(&service, START, id);
+    }
+    let left = FailOpen { letting_through: 1, total: 3, tier: Priority::default() };
+    assert_eq!(service.fail_open(), Some(left), "nobody else bears the rest");
+    drop(table);
+}
+
+#[test]
+fn without_a_factor_no_tier_fails_open_while_another_is_above_the_threshold() {
+    let (table, service) = mostly_out(0.0);
+    assert_eq!(service.fail_open(), None);
+    assert_eq!(asked(&service, START, 3), ["a1"; 3]);
+    let mut alone = balanced(by(Algorithm::RoundRobin), ["a1", "a2", "a3"].map(|id| of_tier(0, id)));
+    alone.policy.breaker.fail_open_threshold = 0.5;
+    table.apply(&[alone], &[], START);
+    assert!(service.fail_open().is_some());
+}

@@ -4,7 +4,7 @@
 //! stays the same while these do. So a replica that is ejected gives its keys to many others and gets the same keys
 //! back, and a breaker's transition costs no sorting.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use gateway_proto::ReplicaId;
 
@@ -19,6 +19,8 @@ pub(super) struct Affinity {
     seats: Box<[Seat]>,
     /// The sum of all shares.
     sum: u64,
+    /// Those that are not eligible and may have something under way, whether they are still there or not.
+    aside: Box<[Arc<Replica>]>,
 }
 
 /// A ring, and whom it is made of.
@@ -53,7 +55,12 @@ impl Affinity {
     }
 
     /// Of the `eligible`, in the order of their ids, with their shares.
-    pub(super) fn new(ring: Arc<NamedRing>, eligible: &[Arc<Replica>], shares: &[u64]) -> Self {
+    pub(super) fn new(
+        ring: Arc<NamedRing>,
+        eligible: &[Arc<Replica>],
+        shares: &[u64],
+        aside: Box<[Arc<Replica>]>,
+    ) -> Self {
         let largest = shares.iter().copied().max().unwrap_or(1);
         let mut positions = eligible.iter().zip(shares).zip(0..).peekable();
         let seat = |name: &ReplicaId| {
@@ -66,7 +73,25 @@ impl Affinity {
             })
         };
         let seats = ring.names.iter().map(seat).collect();
-        Self { ring, seats, sum: shares.iter().sum() }
+        Self { ring, seats, sum: shares.iter().sum(), aside }
+    }
+
+    /// Those of `all` and of `before` that are not eligible now: who is gone, as long as it has something under way.
+    pub(super) fn aside<'a>(
+        all: impl IntoIterator<Item = &'a Arc<Replica>>,
+        eligible: &[Arc<Replica>],
+        before: Option<(&'a [Arc<Replica>], &'a Self)>,
+    ) -> Box<[Arc<Replica>]> {
+        let mut known: HashSet<_> = eligible.iter().map(|replica| replica.number()).collect();
+        let before = before.into_iter().flat_map(|(eligible, before)| eligible.iter().chain(&before.aside));
+        let before = before.filter(|replica| replica.counts().inflight() > 0);
+        all.into_iter().chain(before).filter(|replica| known.insert(replica.number())).cloned().collect()
+    }
+
+    /// How many of the `inflight` of a service are at those that are eligible. In O(1) while all are.
+    pub(super) fn of_eligible(&self, inflight: u64) -> u64 {
+        let aside = self.aside.iter().map(|replica| replica.counts().inflight());
+        inflight.saturating_sub(aside.sum())
     }
 
     /// Positions of eligible replicas in the order in which they have a claim to the key, some more than once, each with

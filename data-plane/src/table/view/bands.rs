@@ -7,18 +7,18 @@ use gateway_proto::{Priority, policy::Balancing};
 use super::Replica;
 use crate::routing::{
     Rotation, Tick,
-    balancing::{Capacity, Distance, parts, share_of_part},
+    balancing::{Capacity, Distance, bear_all, parts, share_of_part},
 };
 
 /// Where replicas stand in the order of preference: by tier, and within a tier by distance, if the policy goes by that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Band {
+pub(in crate::table) struct Band {
     priority: Priority,
     distance: Distance,
 }
 
 impl Band {
-    pub(super) fn of(replica: &Replica, balancing: &Balancing) -> Self {
+    pub(in crate::table) fn of(replica: &Replica, balancing: &Balancing) -> Self {
         let distance = if balancing.prefer_local { replica.distance() } else { Distance::default() };
         Self { priority: replica.priority(), distance }
     }
@@ -29,6 +29,8 @@ impl Band {
 pub(super) struct Split {
     /// Those in use, best first, with their parts of the traffic, which are one in all.
     in_use: Vec<(Band, f64)>,
+    /// Whether all bands together bear all traffic, as far as the policy says what one bears.
+    pub(super) bears_all: bool,
 }
 
 impl Split {
@@ -49,9 +51,9 @@ impl Split {
             capacity.total += u64::from(replica.weight().get());
         }
         let capacities: Vec<_> = bands.values().copied().collect();
-        let parts = parts(&capacities, balancing.overprovisioning_factor);
-        let in_use = bands.into_keys().zip(parts).filter(|(_, part)| *part > 0.0);
-        Self { in_use: in_use.collect() }
+        let factor = balancing.overprovisioning_factor;
+        let in_use = bands.into_keys().zip(parts(&capacities, factor)).filter(|(_, part)| *part > 0.0);
+        Self { in_use: in_use.collect(), bears_all: factor > 0.0 && bear_all(&capacities, factor) }
     }
 
     /// The best band in use.

@@ -37,16 +37,18 @@ impl View {
         match (self.policy.balancing.algorithm, &self.affinity, draw.key) {
             (Algorithm::Random, ..) => self.at_random(worker, now, tried, draw),
             (Algorithm::LeastRequest, ..) => {
-                self.better_of_two(worker, now, tried, draw, |replica| replica.counts().inflight() as f64)
+                let cost = |replica: &Replica| replica.counts().inflight() as f64;
+                self.better_of_two(worker, now, tried, draw, cost, Load::is_less_than_one_more_at)
             }
-            (Algorithm::PeakEwma, ..) => self.better_of_two(worker, now, tried, draw, |replica| {
-                replica.estimate().cost(replica.counts().inflight(), now)
-            }),
+            (Algorithm::PeakEwma, ..) => {
+                let cost = |replica: &Replica| replica.estimate().cost(replica.counts().inflight(), now);
+                self.better_of_two(worker, now, tried, draw, cost, Load::is_no_more_than)
+            }
             // A key stays with its replica: what piles up there goes elsewhere by the bound on its load.
             (Algorithm::ConsistentHash, Some(affinity), Some(key)) => {
                 let factor = self.policy.balancing.hash_load_factor;
                 // Most policies bound loads, and the sum is not worth asking for without.
-                let inflight = if factor == 0.0 { 0 } else { inflight() };
+                let inflight = if factor == 0.0 { 0 } else { affinity.of_eligible(inflight()) };
                 affinity.walk(key, factor, inflight).find_map(|(position, bound)| {
                     let replica = &eligible[position];
                     let fits = bound == u64::MAX || replica.counts().inflight() < bound;
@@ -84,6 +86,7 @@ impl View {
         tried: &[Arc<Replica>],
         draw: Draw,
         cost: impl Fn(&Replica) -> f64,
+        keeps: impl Fn(&Load, &Load) -> bool,
     ) -> Option<Choice<'_>> {
         let (eligible, mut bits) = (self.eligible_of(worker), draw.bits());
         (0..self.tries(tried, draw)).find_map(|_| {
@@ -91,7 +94,7 @@ impl View {
             bits = mix(bits);
             let load =
                 |position: usize| Load { cost: cost(&eligible[position]), share: self.shares[position] };
-            let is_first = first == second || load(first).is_no_more_than(&load(second));
+            let is_first = first == second || keeps(&load(first), &load(second));
             let (better, worse) = if is_first { (first, second) } else { (second, first) };
             let admit = |position| self.admit_unless_piled_up(position, worker, now, tried, draw);
             admit(better).or_else(|| admit(worse))

@@ -28,8 +28,8 @@ use crate::{
 
 #[cfg(test)]
 pub(crate) use self::etcd::simulated;
-pub(crate) use self::served::parts;
 pub(crate) use self::patience::load_patiently;
+pub(crate) use self::served::parts;
 pub use self::{
     any::AnyStore,
     etcd::{Etcd, EtcdFiles, EtcdLocation},
@@ -206,7 +206,7 @@ impl StoreError {
     /// Whether to try again later may be of use.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Full(_) | Self::Unavailable(_) => true,
+            Self::Full(_) | Self::InUse | Self::Unavailable(_) => true,
             Self::Fenced(fence) => !matches!(fence, Fence::Moved { .. }),
             Self::Unusable(_) => false,
         }

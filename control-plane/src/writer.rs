@@ -472,9 +472,7 @@ impl<S: Store> Writer<S> {
                     StoreError::Full(_)
                     | StoreError::InUse
                     | StoreError::Unusable(_)
-                    | StoreError::Unavailable(_) => {
-                        WriteError::StoreUnavailable
-                    }
+                    | StoreError::Unavailable(_) => WriteError::StoreUnavailable,
                 };
                 self.doubt = Some(Doubt { until, refusal });
             }

@@ -155,7 +155,7 @@ fn timed_by_lot(worker: usize, call: impl Fn(Tick, Draw)) -> f64 {
             let now = Tick::from_nanos(NOW.as_nanos() + number);
             lot = lot.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
             let random = (lot >> 11) as f64 / (1_u64 << 53) as f64;
-            call(black_box(now), Draw { random, key: Some(lot), is_unrepeatable: false });
+            call(black_box(now), Draw { random, key: Some(lot), is_unrepeatable: false, is_beside: false });
         }
     })
 }

@@ -41,7 +41,7 @@ pub use outcome::{CertificateFault, Fault, HandshakeFault, Origin, Outcome, UNAV
 pub use peers::{Comparison, compare};
 pub use queue::{Queue, Refused, Terms, Ticket};
 pub use rate::{Pacer, Rate};
-pub use rotation::Rotation;
+pub use rotation::{Claims, Rotation};
 pub use tick::Tick;
 pub use unheard::{Silence, Unheard};
 pub use window::{Totals, Window};

@@ -2,6 +2,8 @@
 //!
 //! It is immutable and knows positions, not replicas. The cursor is the caller's.
 
+use std::cmp::Reverse;
+
 use gateway_proto::Weight;
 
 /// The order in which the positions of a list take their turns.
@@ -12,7 +14,10 @@ use gateway_proto::Weight;
 ///
 /// Where the list has bands, they take turns first, by their parts of the traffic; those of a band share out its turns. So
 /// a band has its part however many it has.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// A list that changes gets another rotation, which begins with what everybody is owed by the one before ([`Claims`]): whoever
+/// would be next comes first. So nobody loses turns, however often that happens.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Rotation {
     /// Of the positions, or of the bands.
     order: Order,
@@ -22,15 +27,27 @@ pub struct Rotation {
     ranks: Box<[u32]>,
 }
 
-/// The order in which some number of things take turns.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Order {
-    count: usize,
-    /// Empty when all shares are equal.
-    schedule: Box<[u32]>,
+/// What is owed at one moment, in turns: what each would have had by its share less what it has had. Negative when it was
+/// ahead. Empty: nothing to anybody.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Claims {
+    /// To each position of a list, of the turns of its band.
+    pub positions: Vec<f64>,
+    /// To each band.
+    pub bands: Vec<f64>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The order in which some number of things take turns.
+#[derive(Debug, Clone, PartialEq)]
+struct Order {
+    count: usize,
+    /// Empty when all shares are equal, and nobody is owed more than those behind it.
+    schedule: Box<[u32]>,
+    /// What each is owed when it begins, nothing in all.
+    owed: Box<[f64]>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
 struct Band {
     /// In the list.
     positions: Box<[u32]>,
@@ -50,13 +67,14 @@ impl Rotation {
     /// Makes the rotation of a list with these weights, see [`Rotation::of_shares`].
     pub fn new(weights: &[Weight]) -> Self {
         let shares: Vec<u64> = weights.iter().map(|weight| u64::from(weight.get())).collect();
-        Self::of_shares(&shares)
+        Self::of_shares(&shares, &Claims::default())
     }
 
     /// Makes the rotation of a list with these shares, each above zero, in O(length of the list × length of the
     /// schedule).
-    pub fn of_shares(shares: &[u64]) -> Self {
-        Self { order: Order::new(shares), bands: Box::default(), ranks: Box::default() }
+    pub fn of_shares(shares: &[u64], claims: &Claims) -> Self {
+        let order = Order::new(shares, &claims.positions);
+        Self { order, bands: Box::default(), ranks: Box::default() }
     }
 
     /// Makes the rotation of a list each position of which is in one of the bands that `parts` of all turns go to, each part above
@@ -64,17 +82,19 @@ impl Rotation {
     ///
     /// # Panics
     /// When a position is in no band, or there is another number of shares than of positions.
-    pub fn of_bands(parts: &[f64], band_of: &[usize], shares: &[u64]) -> Self {
+    pub fn of_bands(parts: &[f64], band_of: &[usize], shares: &[u64], claims: &Claims) -> Self {
         assert_eq!(band_of.len(), shares.len(), "each position has a share");
         if parts.len() <= 1 {
-            return Self::of_shares(shares);
+            return Self::of_shares(shares, claims);
         }
+        let claim = |claims: &[f64], index: usize| claims.get(index).copied().unwrap_or(0.0);
         let mut positions = vec![Vec::new(); parts.len()];
         band_of.iter().enumerate().for_each(|(position, band)| positions[*band].push(position as u32));
         // A band that has nobody would take turns from the others.
-        let filled = || positions.iter().zip(parts).filter(|(positions, _)| !positions.is_empty());
-        let units: Vec<u64> = filled().map(|(_, part)| ((part * UNIT).round() as u64).max(1)).collect();
-        let order = Order::new(&units);
+        let filled = || (0..parts.len()).filter(|band| !positions[*band].is_empty());
+        let units: Vec<u64> = filled().map(|band| ((parts[band] * UNIT).round() as u64).max(1)).collect();
+        let owed: Vec<f64> = filled().map(|band| claim(&claims.bands, band)).collect();
+        let order = Order::new(&units, &owed);
         let mut turns = vec![0_u32; units.len()];
         let rank = |turn| {
             let turns = &mut turns[order.index(turn)];
@@ -82,15 +102,14 @@ impl Rotation {
             *turns - 1
         };
         let ranks = (0..order.len() as u64).map(rank).collect();
-        let band = |(positions, turns): (&Vec<u32>, &u32)| {
-            let shares: Vec<u64> = positions.iter().map(|position| shares[*position as usize]).collect();
-            Band {
-                positions: positions.as_slice().into(),
-                order: Order::new(&shares),
-                turns: (*turns).into(),
-            }
+        let band = |(band, turns): (usize, &u32)| {
+            let positions = positions[band].as_slice();
+            let members = || positions.iter().map(|position| *position as usize);
+            let shares: Vec<u64> = members().map(|position| shares[position]).collect();
+            let owed: Vec<f64> = members().map(|position| claim(&claims.positions, position)).collect();
+            Band { positions: positions.into(), order: Order::new(&shares, &owed), turns: (*turns).into() }
         };
-        let bands = filled().map(|(positions, _)| positions).zip(&turns).map(band).collect();
+        let bands = filled().zip(&turns).map(band).collect();
         Self { order, bands, ranks }
     }
 
@@ -116,21 +135,23 @@ impl Rotation {
         self.order.len()
     }
 
-    /// The first turn that this position takes; `None` when there is no such position.
-    pub fn first_turn_of(&self, position: usize) -> Option<u64> {
+    /// What is owed before turn `turn`: to each position, and to each of the bands that have somebody, in their order. In
+    /// O(length of the list + length of the schedule).
+    pub fn claims(&self, turn: u64) -> Claims {
+        let of_order = self.order.claims(turn);
         if self.bands.is_empty() {
-            return self.order.first_turn_of(position);
+            return Claims { positions: of_order, bands: Vec::new() };
         }
-        self.bands.iter().enumerate().find_map(|(number, band)| {
-            let place = band.positions.binary_search(&(position as u32)).ok()?;
-            let turn = band.order.first_turn_of(place)?;
-            let (round, rank) = (turn / band.turns, turn % band.turns);
-            let is_it = |turn: &u64| {
-                self.order.index(*turn) == number && u64::from(self.ranks[*turn as usize]) == rank
-            };
-            let len = self.ranks.len() as u64;
-            (0..len).find(is_it).map(|turn| round * len + turn)
-        })
+        let mut positions = vec![0.0; self.count()];
+        let len = self.ranks.len() as u64;
+        let had = self.order.counts(wrap(turn, self.ranks.len()));
+        for (band, had) in self.bands.iter().zip(had) {
+            let of_band = band.order.claims(turn / len * band.turns + had);
+            for (position, claim) in band.positions.iter().zip(of_band) {
+                positions[*position as usize] = claim;
+            }
+        }
+        Claims { positions, bands: of_order }
     }
 
     /// How many take turns.
@@ -149,11 +170,13 @@ impl Rotation {
 const UNIT: f64 = 1_000_000.0;
 
 impl Order {
-    fn new(shares: &[u64]) -> Self {
-        let shares = turns_of(shares);
-        let equal = shares.windows(2).all(|pair| pair[0] == pair[1]);
-        let schedule = if equal { Box::default() } else { smooth(&shares) };
-        Self { count: shares.len(), schedule }
+    /// With the claims of all, or of nobody.
+    fn new(shares: &[u64], claims: &[f64]) -> Self {
+        let turns = turns_of(shares);
+        let owed = settled(&turns, claims);
+        let equal = turns.windows(2).all(|pair| pair[0] == pair[1]);
+        let schedule = if equal { by_claim(&owed) } else { smooth(&turns, &owed) };
+        Self { count: turns.len(), schedule, owed }
     }
 
     #[inline]
@@ -168,8 +191,22 @@ impl Order {
         if self.schedule.is_empty() { self.count } else { self.schedule.len() }
     }
 
-    fn first_turn_of(&self, position: usize) -> Option<u64> {
-        (0..self.len() as u64).find(|turn| self.index(*turn) == position)
+    /// How many of so many turns, at most a round of them, each has.
+    fn counts(&self, turns: usize) -> Vec<u64> {
+        let mut counts = vec![0; self.count];
+        (0..turns as u64).for_each(|turn| counts[self.index(turn)] += 1);
+        counts
+    }
+
+    fn claims(&self, turn: u64) -> Vec<f64> {
+        if self.count == 0 {
+            return Vec::new();
+        }
+        // A whole round changes nothing.
+        let (had, of_round) = (wrap(turn, self.len()), self.counts(self.len()));
+        let part = had as f64 / self.len() as f64;
+        let counts = self.counts(had).into_iter().zip(of_round);
+        counts.zip(&self.owed).map(|((had, all), owed)| owed + part * all as f64 - had as f64).collect()
     }
 }
 
@@ -193,18 +230,50 @@ fn greatest_common_divisor(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
-fn smooth(shares: &[u64]) -> Box<[u32]> {
-    let sum: u64 = shares.iter().sum();
-    let mut credits = vec![0_i64; shares.len()];
+/// Of claims, as much as is nothing in all: whoever comes or goes with one has the others share it by their turns. Nobody
+/// keeps more than two turns, which no rotation comes to owe: what is left of a past when others were there.
+fn settled(turns: &[u64], claims: &[f64]) -> Box<[f64]> {
+    if claims.iter().all(|claim| *claim == 0.0) {
+        return vec![0.0; turns.len()].into();
+    }
+    let claims = claims.iter().map(|claim| claim.clamp(-2.0, 2.0));
+    let each = claims.clone().sum::<f64>() / turns.iter().sum::<u64>() as f64;
+    claims.zip(turns).map(|(claim, turns)| claim - each * *turns as f64).collect()
+}
+
+/// A claim in these parts of a turn: equal ones stay so, however they came about.
+const FINE: f64 = 1_048_576.0;
+
+/// The order of things with equal shares: those go first that are owed most. Empty when it is that of the list.
+fn by_claim(owed: &[f64]) -> Box<[u32]> {
+    let claim = |position: &u32| (owed[*position as usize] * FINE).round() as i64;
+    let mut order: Vec<u32> = (0..owed.len() as u32).collect();
+    if order.is_sorted_by_key(|position| Reverse(claim(position))) {
+        return Box::default();
+    }
+    // Stable, and fast where claims come in runs, as they do after a part of a round.
+    order.sort_by_key(|position| Reverse(claim(position)));
+    order.into()
+}
+
+/// A round in which each has as many turns as it is to have, in the order that its credit leads to, which begins with its
+/// claim.
+fn smooth(turns: &[u64], owed: &[f64]) -> Box<[u32]> {
+    let sum: u64 = turns.iter().sum();
+    let unit = FINE as i64;
+    let mut credits: Vec<i64> = owed.iter().map(|owed| (owed * sum as f64 * FINE).round() as i64).collect();
+    let mut left = turns.to_vec();
     let turn = |_| {
-        let mut richest = 0;
-        for (position, share) in shares.iter().enumerate() {
-            credits[position] += *share as i64;
-            if credits[position] > credits[richest] {
-                richest = position;
+        let mut richest = None;
+        for (position, turns) in turns.iter().enumerate() {
+            credits[position] += *turns as i64 * unit;
+            if left[position] > 0 && richest.is_none_or(|richest| credits[position] > credits[richest]) {
+                richest = Some(position);
             }
         }
-        credits[richest] -= sum as i64;
+        let richest = richest.unwrap_or_default();
+        credits[richest] -= sum as i64 * unit;
+        left[richest] -= 1;
         richest as u32
     };
     (0..sum).map(turn).collect()
@@ -273,7 +342,7 @@ mod tests {
     #[test]
     fn a_band_has_its_part_however_many_it_has() {
         let band_of: Vec<usize> = (0..503).map(|position| usize::from(position >= 3)).collect();
-        let rotation = Rotation::of_bands(&[0.98, 0.02], &band_of, &[100; 503]);
+        let rotation = Rotation::of_bands(&[0.98, 0.02], &band_of, &[100; 503], &Claims::default());
         assert_eq!(rotation.count(), 503);
         let shares = shares_of(&rotation, 0..50 * 500);
         assert_eq!(shares[..3].iter().sum::<u64>(), 49 * 500);
@@ -282,36 +351,54 @@ mod tests {
 
     #[test]
     fn shares_hold_within_a_band_and_bands_without_anybody_take_nothing() {
-        let rotation = Rotation::of_bands(&[0.7, 0.2, 0.1], &[2, 0, 0, 2], &[100, 100, 300, 100]);
+        let nothing = Claims::default();
+        let rotation = Rotation::of_bands(&[0.7, 0.2, 0.1], &[2, 0, 0, 2], &[100, 100, 300, 100], &nothing);
         let shares = shares_of(&rotation, 0..64_000);
         assert_eq!(shares, [4000, 14_000, 42_000, 4000]);
-        assert_eq!(Rotation::of_bands(&[1.0], &[0, 0], &[1, 2]), Rotation::of_shares(&[1, 2]));
+        let of_one = Rotation::of_bands(&[1.0], &[0, 0], &[1, 2], &nothing);
+        assert_eq!(of_one, Rotation::of_shares(&[1, 2], &nothing));
+    }
+
+    #[test]
+    fn what_is_owed_comes_first_and_every_round_is_exact_all_the_same() {
+        let owing = |positions: &[f64], shares: &[u64]| {
+            Rotation::of_shares(shares, &Claims { positions: positions.to_vec(), bands: Vec::new() })
+        };
+        assert_eq!(turns(&owing(&[-0.6, 0.3, 0.3], &[1; 3]), 6), [1, 2, 0, 1, 2, 0]);
+        assert_eq!(turns(&owing(&[0.0, 0.0, 1.5], &[1; 3]), 6), [2, 0, 1, 2, 0, 1]);
+        assert_eq!(turns(&owing(&[-0.5, 1.5, -1.0], &[3, 1, 1]), 5), [1, 0, 0, 0, 2]);
+        // What is not paid within a round is owed still.
+        let claims = owing(&[0.0, 0.0, 1.5], &[1; 3]).claims(3000).positions;
+        assert!(
+            claims.iter().zip([-0.5, -0.5, 1.0]).all(|(claim, due)| (claim - due).abs() < 1e-9),
+            "{claims:?}"
+        );
     }
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn everybody_s_first_turn_is_known_and_parts_hold(
+        fn a_rotation_that_takes_another_up_goes_on_where_it_stands_and_parts_hold(
             parts in prop::collection::vec(1..100_u64, 1..5),
             members in prop::collection::vec((any::<prop::sample::Index>(), 1..20_u64), 1..40),
+            stand in 0..100_000_u64,
         ) {
             let weights: Vec<f64> = parts.iter().map(|part| *part as f64 / parts.iter().sum::<u64>() as f64).collect();
             let band_of: Vec<usize> = members.iter().map(|(index, _)| index.index(parts.len())).collect();
             let shares: Vec<u64> = members.iter().map(|(_, share)| *share).collect();
-            let rotation = Rotation::of_bands(&weights, &band_of, &shares);
+            let rotation = Rotation::of_bands(&weights, &band_of, &shares, &Claims::default());
             prop_assert_eq!(rotation.count(), members.len());
-            let mut first = vec![None; members.len()];
-            let mut turn = 0;
-            while first.iter().any(Option::is_none) {
-                first[rotation.index(turn)].get_or_insert(turn);
-                turn += 1;
-                prop_assert!(turn < 1_000_000, "somebody has no turn");
+            let claims = rotation.claims(stand);
+            // Of bands that have nobody nothing is said, nor owed.
+            let mut of_filled = claims.bands.iter().copied();
+            let bands = (0..parts.len()).map(|band| if band_of.contains(&band) { of_filled.next().unwrap_or(0.0) } else { 0.0 });
+            let claims = Claims { bands: bands.collect(), ..claims };
+            prop_assert!(claims.positions.iter().all(|claim| claim.abs() < 2.0), "{:?}", claims);
+            let next = Rotation::of_bands(&weights, &band_of, &shares, &claims);
+            for turn in 0..500 {
+                prop_assert_eq!(next.index(turn), rotation.index(stand + turn), "turn {}", turn);
             }
-            for (position, first) in first.into_iter().enumerate() {
-                prop_assert_eq!(rotation.first_turn_of(position), first);
-            }
-            prop_assert_eq!(rotation.first_turn_of(members.len()), None);
             let round = rotation.len() as u64;
             let taken = shares_of(&rotation, 7 * round..8 * round);
             let used: f64 = (0..parts.len()).filter(|band| band_of.contains(band)).map(|band| weights[band]).sum();

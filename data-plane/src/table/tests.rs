@@ -4,6 +4,7 @@ mod backlogs;
 mod balancing;
 mod bounds;
 mod checks;
+mod claims;
 mod concurrency;
 mod departures;
 mod drains;

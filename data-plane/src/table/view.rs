@@ -4,6 +4,7 @@ mod affinity;
 mod backlog;
 mod bands;
 mod choice;
+mod owed;
 mod recovery;
 
 use std::{
@@ -24,7 +25,11 @@ use gateway_proto::{
 };
 
 pub(super) use self::bands::Band;
-use self::{affinity::Affinity, bands::Split};
+use self::{
+    affinity::Affinity,
+    bands::{Plan, Split},
+    owed::Owed,
+};
 use super::{checks::Standing, replica::Replica};
 use crate::{
     counts::Alone,
@@ -81,9 +86,9 @@ pub(super) struct View {
     /// The next turn. Shared by all workers, so that the rotation is strict over all of them: the one thing that a pick has them
     /// write in turns, and so apart from what they only read.
     cursor: Alone<AtomicU64>,
-    first_turn: u64,
-    /// Who had the last turn before this view, by the best band that was in use then.
-    last_before: Vec<(Band, Arc<Replica>)>,
+    /// What the rotation is made of. As long as it stays the same, so does the rotation, and goes on.
+    plan: Plan,
+    owed: Owed,
     /// As eligible, of bands that are not in use, the better ones first: for requests that all of the eligible have failed.
     standby: Box<[Standby]>,
     /// Open or half-open, of the bands in use or better ones; the better ones first.
@@ -183,22 +188,20 @@ impl View {
             eligible.sort_by(|one, other| one.key().cmp(other.key()));
         }
         let slow_start = balancing.slow_start;
-        let (shares, rotation) = match fail_open {
-            Some(_) => {
-                let shares: Box<[_]> =
-                    eligible.iter().map(|replica| replica.share(now, slow_start)).collect();
-                let rotation = Rotation::of_shares(&shares);
-                (shares, rotation)
-            }
-            None => split.turns(&eligible, balancing, now),
+        let plan = match fail_open {
+            Some(_) => Split::default().plan(&eligible, balancing, now),
+            None => split.plan(&eligible, balancing, now),
         };
+        let owed = previous.map(|view| Owed::after(view, &eligible, split.bands()));
+        let (owed, claims) = owed.unwrap_or_default();
+        let (rotation, turn) = match previous.filter(|view| view.shares_out_alike(&plan, &eligible)) {
+            Some(view) => (view.rotation.clone(), view.cursor.0.load(Relaxed)),
+            None => (plan.rotation(&claims), 0),
+        };
+        let shares = plan.shares();
         let next_steps = eligible.iter().filter_map(|replica| replica.share_grows_at(now, slow_start));
         // However many start slowly, there are few steps: each is for all of them.
         let reshared_at = next_steps.min().map(|next| next.max(now.plus(slow_start / 20)));
-        let best = split.best();
-        let last_before = previous.map(Self::last_of_each_band).unwrap_or_default();
-        let last = last_before.iter().find(|(band, _)| Some(*band) == best);
-        let first_turn = last.map_or(0, |(_, last)| turn_after(last, &eligible, &rotation));
         Self {
             policy,
             is_limited: policy.concurrency.is_limited(),
@@ -212,9 +215,9 @@ impl View {
             shares,
             rotation,
             reshared_at: reshared_at.unwrap_or(Tick::NEVER),
-            cursor: Alone(AtomicU64::new(first_turn)),
-            first_turn,
-            last_before,
+            cursor: Alone(AtomicU64::new(turn)),
+            plan,
+            owed,
             standby: standby.chunk_by(|one, other| band(one) == band(other)).map(Standby::new).collect(),
             resting: resting.into(),
             next_look: AtomicU64::new(0),
@@ -469,15 +472,10 @@ impl View {
         due.min().map_or(u64::MAX, Tick::as_nanos)
     }
 
-    /// Who had the last turn, by the best band that was in use then.
-    fn last_of_each_band(&self) -> Vec<(Band, Arc<Replica>)> {
-        let turn = self.cursor.0.load(Relaxed);
-        let had_turns = turn > self.first_turn && !self.eligible.is_empty();
-        let last = had_turns.then(|| Arc::clone(&self.eligible[self.rotation.index(turn - 1)]));
-        let last = self.split.best().zip(last);
-        let others = self.last_before.iter();
-        let others = others.filter(|(band, _)| last.as_ref().is_none_or(|(best, _)| best != band));
-        others.chain(&last).cloned().collect()
+    /// Whether these would have the same turns by that plan.
+    fn shares_out_alike(&self, plan: &Plan, eligible: &[Arc<Replica>]) -> bool {
+        let keys = eligible.iter().map(|replica| replica.key());
+        self.plan == *plan && self.eligible.iter().map(|replica| replica.key()).eq(keys)
     }
 }
 
@@ -553,11 +551,4 @@ pub(super) fn room<'a>(policy: &policy::Breaker, ready: impl IntoIterator<Item =
 
 fn is_among(tried: &[Arc<Replica>], replica: &Replica) -> bool {
     tried.iter().any(|other| other.key() == replica.key())
-}
-
-/// The turn with which a new rotation goes on: that of the first replica behind `last`, which may be gone. Starting
-/// anew with each change would starve the last replicas of a set that keeps changing.
-fn turn_after(last: &Replica, eligible: &[Arc<Replica>], rotation: &Rotation) -> u64 {
-    let position = eligible.iter().position(|replica| replica.key() > last.key()).unwrap_or(0);
-    rotation.first_turn_of(position).unwrap_or(0)
 }

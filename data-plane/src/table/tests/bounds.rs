@@ -113,7 +113,7 @@ fn a_service_that_fails_open_asks_open_replicas_too_and_their_answers_count_for_
         service.fail_open(),
         Some(FailOpen { letting_through: 1, total: 3, tier: Priority::default() })
     );
-    assert_eq!(asked(&service, START, 6), ["c", "a", "b", "c", "a", "b"]);
+    assert_eq!(asked(&service, START, 6), ["c", "b", "a", "c", "b", "a"], "in turn, from who is owed most");
     assert!(service.has_untried(START, &[service.replica(&ReplicaId::parse("c").unwrap()).unwrap()]));
     assert_eq!((state_of(&service, START, "a"), state_of(&service, START, "b")), (State::Open, State::Open));
     let asked_regardless =

@@ -6,7 +6,7 @@ use gateway_proto::{Priority, policy::Balancing};
 
 use super::Replica;
 use crate::routing::{
-    Rotation, Tick,
+    Claims, Rotation, Tick,
     balancing::{Capacity, Distance, bear_all, parts, share_of_part},
 };
 
@@ -25,7 +25,7 @@ impl Band {
 }
 
 /// How the traffic is split among bands.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Split {
     /// Those in use, best first, with their parts of the traffic, which are one in all.
     in_use: Vec<(Band, f64)>,
@@ -56,9 +56,9 @@ impl Split {
         Self { in_use: in_use.collect(), bears_all: factor > 0.0 && bear_all(&capacities, factor) }
     }
 
-    /// The best band in use.
-    pub(super) fn best(&self) -> Option<Band> {
-        self.in_use.first().map(|(band, _)| *band)
+    /// The bands in use, best first.
+    pub(super) fn bands(&self) -> impl Iterator<Item = Band> {
+        self.in_use.iter().map(|(band, _)| *band)
     }
 
     /// Whether a band is in use.
@@ -71,30 +71,52 @@ impl Split {
         self.in_use.last().is_none_or(|(worst, _)| band <= *worst)
     }
 
-    /// Whose turn it is among those in use, and what each has of the traffic relative to the others, at `now`.
-    pub(super) fn turns(
-        &self,
-        eligible: &[Arc<Replica>],
-        balancing: &Balancing,
-        now: Tick,
-    ) -> (Box<[u64]>, Rotation) {
+    /// Who has which turns among those in use, at `now`.
+    pub(super) fn plan(&self, eligible: &[Arc<Replica>], balancing: &Balancing, now: Tick) -> Plan {
         let share = |replica: &Arc<Replica>| replica.share(now, balancing.slow_start);
-        let shares: Box<[u64]> = eligible.iter().map(share).collect();
+        let shares = eligible.iter().map(share).collect();
         if self.in_use.len() <= 1 {
-            let rotation = Rotation::of_shares(&shares);
-            return (shares, rotation);
+            return Plan { shares, ..Plan::default() };
         }
         let band_of = |replica: &Arc<Replica>| {
             let band = Band::of(replica, balancing);
             let place = self.in_use.iter().position(|(used, _)| *used == band);
             place.expect("those are eligible whose band is in use")
         };
-        let bands: Vec<_> = eligible.iter().map(band_of).collect();
-        let parts: Vec<_> = self.in_use.iter().map(|(_, part)| *part).collect();
-        let rotation = Rotation::of_bands(&parts, &bands, &shares);
-        let mut sums = vec![0; self.in_use.len()];
-        bands.iter().zip(&shares).for_each(|(band, share)| sums[*band] += share);
-        let of_all = |(band, share): (&usize, &u64)| share_of_part(*share, sums[*band], parts[*band]);
-        (bands.iter().zip(&shares).map(of_all).collect(), rotation)
+        Plan {
+            shares,
+            bands: eligible.iter().map(band_of).collect(),
+            parts: self.in_use.iter().map(|(_, part)| *part).collect(),
+        }
+    }
+}
+
+/// What a rotation is made of.
+#[derive(Debug, PartialEq, Default)]
+pub(super) struct Plan {
+    /// By position, relative to others of the band.
+    shares: Box<[u64]>,
+    /// The band of each position; empty when there is one only.
+    bands: Box<[usize]>,
+    /// What each band has of the traffic.
+    parts: Box<[f64]>,
+}
+
+impl Plan {
+    /// Whose turn it is, from those on that are owed most.
+    pub(super) fn rotation(&self, claims: &Claims) -> Rotation {
+        if self.bands.is_empty() {
+            return Rotation::of_shares(&self.shares, claims);
+        }
+        Rotation::of_bands(&self.parts, &self.bands, &self.shares, claims)
+    }
+
+    /// What each position has of the traffic relative to all others.
+    pub(super) fn shares(&self) -> Box<[u64]> {
+        let mut sums = vec![0; self.parts.len()];
+        self.bands.iter().zip(&self.shares).for_each(|(band, share)| sums[*band] += share);
+        let of_all = |(band, share): (&usize, &u64)| share_of_part(*share, sums[*band], self.parts[*band]);
+        let of_bands = || self.bands.iter().zip(&self.shares).map(of_all).collect();
+        if self.bands.is_empty() { self.shares.clone() } else { of_bands() }
     }
 }

@@ -55,12 +55,13 @@ impl Changes {
     /// What has changed since, and how far that goes: what is looked at after this call is no older.
     pub(super) fn since(&self, seen: Seen) -> (Changed, Seen) {
         let noted = self.noted();
+        let count = noted.count;
         let unseen = usize::try_from(noted.count - seen.0).unwrap_or(usize::MAX);
-        let changed = match noted.names.len().checked_sub(unseen) {
-            Some(known) => Changed::These(noted.names.range(known..).cloned().collect()),
-            None => Changed::Anything,
-        };
-        (changed, Seen(noted.count))
+        let known = noted.names.len().checked_sub(unseen);
+        let names: Option<Vec<_>> = known.map(|known| noted.names.range(known..).cloned().collect());
+        // Sorted when workers may note again.
+        drop(noted);
+        (names.map_or(Changed::Anything, |names| Changed::These(names.into_iter().collect())), Seen(count))
     }
 
     /// How far all of it goes.

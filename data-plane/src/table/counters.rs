@@ -1,6 +1,9 @@
 //! Counts that the request path makes and reports read.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicI64, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 use crate::{
     counts::{Count, PerWorker},
@@ -173,7 +176,7 @@ impl Inflight {
 
     fn add(&self, worker: usize, change: u64) {
         let cell = self.0.of(worker);
-        cell.store(cell.load(Relaxed).wrapping_add(change), Relaxed);
+        cell.store(cell.load(Relaxed).wrapping_add(change), Release);
     }
 
     /// How many have not ended.
@@ -183,7 +186,7 @@ impl Inflight {
 
     /// All cells together.
     pub(super) fn sum(&self) -> u64 {
-        self.0.sum(|cell| cell.load(Relaxed))
+        self.0.sum(|cell| cell.load(Acquire))
     }
 }
 

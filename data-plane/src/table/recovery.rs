@@ -9,7 +9,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use gateway_proto::ReplicaId;
+use gateway_proto::{ReplicaId, v1};
 
 use super::{Replica, Service};
 use crate::routing::{Past, State, Tick};
@@ -63,6 +63,7 @@ impl Service {
         let is_hastened = replica.breaker().hasten(now, spare);
         if is_hastened {
             self.view.load().look_again();
+            self.stir();
         }
         is_hastened
     }
@@ -71,14 +72,23 @@ impl Service {
 /// The breakers of a service's replicas that have left, each with the time from which it is forgotten; those that were as good as
 /// new are not among them.
 #[derive(Debug, Default)]
-pub(super) struct Pasts(BTreeMap<ReplicaId, (Past, Tick)>);
+pub(super) struct Pasts(BTreeMap<ReplicaId, (Remembered, Tick)>);
+
+/// What is known of a replica that has left.
+#[derive(Debug)]
+pub(super) struct Remembered {
+    pub(super) breaker: Past,
+    /// The order to reset that it obeyed last.
+    pub(super) reset: Option<Arc<v1::OverrideEntry>>,
+}
 
 impl Pasts {
     /// Remembers the breaker of a replica that leaves at `now`.
     pub(super) fn keep(&mut self, replica: &Replica, now: Tick) {
         let Some(past) = replica.breaker().past() else { return };
         self.0.retain(|_, (_, until)| now < *until);
-        self.0.insert(replica.key().replica.clone(), (past, now.plus(REMEMBERED)));
+        let remembered = Remembered { breaker: past, reset: replica.last_reset() };
+        self.0.insert(replica.key().replica.clone(), (remembered, now.plus(REMEMBERED)));
         if self.0.len() > CAPACITY {
             let oldest = self.0.iter().min_by_key(|(_, (_, until))| *until).map(|(id, _)| id.clone());
             oldest.map(|id| self.0.remove(&id));
@@ -86,7 +96,7 @@ impl Pasts {
     }
 
     /// That of the replica of this id, which is there again at `now`.
-    pub(super) fn take(&mut self, id: &ReplicaId, now: Tick) -> Option<Past> {
-        self.0.remove(id).filter(|(_, until)| now < *until).map(|(past, _)| past)
+    pub(super) fn take(&mut self, id: &ReplicaId, now: Tick) -> Option<Remembered> {
+        self.0.remove(id).filter(|(_, until)| now < *until).map(|(remembered, _)| remembered)
     }
 }

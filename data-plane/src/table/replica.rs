@@ -23,13 +23,14 @@ use super::{
     counters::{AttemptCounts, ReplicaCounters},
     latency::{Buckets, Latencies},
     learnt_limit::LearntLimit,
+    recovery::Remembered,
     spec::{Forced, ReplicaSpec},
 };
 use crate::{
     handles::Handles,
     health::check::Check,
     routing::{
-        Breaker, Change, Fault, Heard, History as Outcomes, Past, Recorded, Silence, State, Tick, Unheard,
+        Breaker, Change, Fault, Heard, History as Outcomes, Recorded, Silence, State, Tick, Unheard,
         View as BreakerView,
         balancing::{Distance, FULL_SHARE, LatencyEstimate, next_step, ramp},
     },
@@ -146,15 +147,19 @@ impl Replica {
         spec: &ReplicaSpec,
         here: &Locality,
         workers: usize,
-        past: Option<Past>,
+        past: Option<Remembered>,
         now: Tick,
     ) -> (Self, Obeyed) {
         let new = Breaker::shared_by(workers);
-        let breaker = match past {
-            Some(past) => new.following(past, now),
+        let is_reset = |obeyed: &Option<Arc<v1::OverrideEntry>>| {
+            let order = spec.reset.as_ref();
+            order.is_some_and(|order| obeyed.as_ref().is_none_or(|last| is_newer(order, last)))
+        };
+        let breaker = match past.filter(|past| !is_reset(&past.reset)) {
+            Some(past) => new.following(past.breaker, now),
             None => new,
         };
-        // It has nothing yet that an order of before could reset.
+        // What an order of before could reset is not there any more.
         let reset = spec.reset.clone();
         let before = ReplicaCounters::default();
         let memory = Memory {
@@ -242,6 +247,11 @@ impl Replica {
             handles: Handles::none(),
         };
         self.handles.of(worker, handle).unwrap_or(self)
+    }
+
+    /// The order to reset that it obeyed last.
+    pub(super) fn last_reset(&self) -> Option<Arc<v1::OverrideEntry>> {
+        self.memory().reset.clone()
     }
 
     /// Obeys an order to reset that is newer than the last one.

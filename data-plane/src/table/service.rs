@@ -3,12 +3,15 @@
 mod counts;
 mod hearing;
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{
-        AtomicBool, AtomicU64,
-        Ordering::{AcqRel, Acquire, Relaxed, SeqCst},
-        compiler_fence,
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{AcqRel, Acquire, Relaxed, SeqCst},
+            compiler_fence,
+        },
     },
 };
 
@@ -68,6 +71,8 @@ pub struct Service {
     requests_inflight: Inflight,
     /// Grows when something changes what its replicas show that is no request.
     stirred: AtomicU64,
+    /// Whose ports are checked, as a hash; zero: nobody's.
+    ports: AtomicU64,
     breaker_rejections: AtomicU64,
     pub(super) limits: Limits,
     /// Whether the policy has any, for those who end something.
@@ -134,6 +139,7 @@ impl Service {
             inflight: Inflight::new(workers),
             requests_inflight: Inflight::new(workers),
             stirred: AtomicU64::new(0),
+            ports: AtomicU64::new(0),
             breaker_rejections: AtomicU64::new(0),
             limits: Limits::new(workers),
             is_limited: AtomicBool::new(false),
@@ -506,10 +512,6 @@ impl Service {
                 replica.begins(now);
             }
             self.rebuild(&roster.unwrap_or_else(|| self.roster()), now);
-            if change.to == State::Open && self.is_port_checked(replica) {
-                self.outlets.changes.note([&self.name].into_iter());
-                self.outlets.check_changes.notify_one();
-            }
         } else {
             drop(roster);
         }
@@ -564,7 +566,20 @@ impl Service {
         self.view.store(Arc::new(view));
         self.is_limited.store(is_limited, SeqCst);
         self.stir();
+        self.follow_ports();
         self.places_changed();
+    }
+
+    /// Tells who makes the checks when others are to be knocked at than before.
+    fn follow_ports(&self) {
+        let mut hasher = DefaultHasher::new();
+        let ports = self.port_checked();
+        ports.iter().for_each(|replica| replica.key().replica.hash(&mut hasher));
+        let those = if ports.is_empty() { 0 } else { hasher.finish() };
+        if self.ports.swap(those, Relaxed) != those {
+            self.outlets.changes.note([&self.name].into_iter());
+            self.outlets.check_changes.notify_one();
+        }
     }
 
     fn roster(&self) -> MutexGuard<'_, Roster> {

@@ -286,7 +286,7 @@ impl View {
         // Nobody else takes it: then it goes where others wait.
         let eligible = self.eligible_of(worker);
         let piled_up =
-            || positions().find_map(|position| self.admit_eligible(&eligible[position], now, tried));
+            || positions().find_map(|position| self.admit_eligible(&eligible[position], now, tried, draw));
         let rest = rest.or_else(|| draw.is_unrepeatable.then(piled_up).flatten());
         let rest = rest.or_else(|| self.stand_in(now, tried, draw));
         // Who seemed to take it has just been taken out: better a probe than nobody.
@@ -325,7 +325,7 @@ impl View {
             let turn = cursor.fetch_add(u64::from(is_first), Relaxed);
             let turn = draw.key.filter(|_| self.affinity.is_some()).unwrap_or(turn);
             let (before, from) = replicas.split_at((turn % replicas.len() as u64) as usize);
-            from.iter().chain(before).find_map(|replica| self.admit(replica, now, tried))
+            from.iter().chain(before).find_map(|replica| self.admit(replica, now, tried, draw))
         })
     }
 
@@ -343,7 +343,7 @@ impl View {
             && self.closed().any(|replica| !is_among(tried, replica) && self.has_place(replica));
         let mut askable =
             self.resting.iter().filter(|replica| !is_spared || replica.breaker().spares_until() <= now);
-        let probe = askable.find_map(|replica| self.admit(replica, now, tried));
+        let probe = askable.find_map(|replica| self.admit(replica, now, tried, draw));
         if probe.is_none() {
             let next = self.soonest_probe();
             if next <= now.as_nanos() {
@@ -366,8 +366,9 @@ impl View {
         replica: &'view Arc<Replica>,
         now: Tick,
         tried: &[Arc<Replica>],
+        draw: Draw,
     ) -> Option<Choice<'view>> {
-        let admitted = self.admit(replica, now, tried);
+        let admitted = self.admit(replica, now, tried, draw);
         if admitted.is_some()
             || self.fail_open.is_none()
             || is_among(tried, replica)
@@ -383,8 +384,12 @@ impl View {
         replica: &'view Arc<Replica>,
         now: Tick,
         tried: &[Arc<Replica>],
+        draw: Draw,
     ) -> Option<Choice<'view>> {
         if is_among(tried, replica) || !self.has_place(replica) {
+            return None;
+        }
+        if draw.is_beside && !replica.breaker().state().lets_all_through() {
             return None;
         }
         let admission = replica.breaker().admit(now, self.probe_lease()).ok()?;

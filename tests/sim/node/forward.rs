@@ -328,5 +328,5 @@ fn draw(id: RequestId, attempt: u32, is_unrepeatable: bool) -> Draw {
     let lot = hash(format!("{id} {attempt}").as_bytes());
     let key = hash(&(id % 25).to_le_bytes());
     let random = (lot >> 11) as f64 / (1_u64 << 53) as f64;
-    Draw { random, key: (!id.is_multiple_of(5)).then_some(key), is_unrepeatable }
+    Draw { random, key: (!id.is_multiple_of(5)).then_some(key), is_unrepeatable, is_beside: false }
 }

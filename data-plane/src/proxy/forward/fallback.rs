@@ -33,6 +33,9 @@ impl Journey<'_> {
     /// Has a good answer kept, for when nobody gives another, in place of what it shows to be so no more.
     pub(super) fn keep(&self, ending: &Ending) {
         let Ok(Answer { head, body: ResponseBody::Replica(body), .. }) = ending else { return };
+        if self.call.is_some() {
+            return;
+        }
         let (stale, now) = (self.worker.stale(), self.worker.now());
         if !Methods::SAFE.has(self.head.method.as_str()) {
             if stale::withdraws(head.status, true) {
@@ -55,7 +58,7 @@ impl Journey<'_> {
         if body.ends_by_close() {
             return;
         }
-        if let Some(copying) = Copying::begin(stale, asked, head, length, now) {
+        if let Some(copying) = Copying::begin(stale, asked, head, length, self.started, now) {
             body.copy(copying);
         }
     }

@@ -185,12 +185,14 @@ pub(in crate::proxy) struct Copying {
 
 impl Copying {
     /// Begins to copy an answer that came at `now`, whose body is to have `length` bytes, if that is known. `None` when it
-    /// [may not be kept](may_keep), may be somebody's own, or is too long.
+    /// [may not be kept](may_keep), may be somebody's own, or is too long. What happened to its resource since its request `began` makes it
+    /// void: nobody knows what the replica had seen by then.
     pub(in crate::proxy) fn begin(
         answers: &Rc<RefCell<StaleAnswers>>,
         asked: Asked,
         head: &ResponseHead,
         length: Option<u64>,
+        began: Tick,
         now: Tick,
     ) -> Option<Self> {
         let terms = may_keep(head).filter(|terms| asked.lets(*terms))?;
@@ -198,7 +200,7 @@ impl Copying {
         if !answers.borrow_mut().take_room(length) {
             return None;
         }
-        let held = Rc::new(answers.borrow().resources.hold(asked.key.resource, now));
+        let held = Rc::new(answers.borrow().resources.hold(asked.key.resource, began));
         let (answers, body) = (Rc::clone(answers), BytesMut::with_capacity(length));
         let mut head = head.clone();
         head.fields.remove(OF_ONE_REQUEST);

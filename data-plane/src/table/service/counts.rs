@@ -1,6 +1,9 @@
 //! What a service counts: its requests, its attempts, and what stands in for them.
 
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    sync::atomic::Ordering::{Acquire, Relaxed, Release},
+    time::Duration,
+};
 
 use super::Service;
 use crate::table::{
@@ -73,11 +76,11 @@ impl Service {
 
     /// The same, and whatever else changes what its replicas show, but for time that passes.
     pub fn activity(&self) -> Traffic {
-        Traffic(self.traffic().0.wrapping_add(self.stirred.load(Relaxed) << 32))
+        Traffic(self.traffic().0.wrapping_add(self.stirred.load(Acquire) << 32))
     }
 
     /// Something has changed of what a replica shows, and it was no request.
-    pub(super) fn stir(&self) {
-        self.stirred.fetch_add(1, Relaxed);
+    pub(in crate::table) fn stir(&self) {
+        self.stirred.fetch_add(1, Release);
     }
 }

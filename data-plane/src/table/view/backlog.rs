@@ -29,7 +29,7 @@ impl View {
         if draw.is_unrepeatable && self.has_backlog(position, worker) {
             return None;
         }
-        self.admit_eligible(&self.eligible_of(worker)[position], now, tried)
+        self.admit_eligible(&self.eligible_of(worker)[position], now, tried, draw)
     }
 
     /// Whether far more of this worker's requests wait for an answer there than at those behind it in the list.

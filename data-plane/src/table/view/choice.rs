@@ -52,7 +52,7 @@ impl View {
                 affinity.walk(key, factor, inflight).find_map(|(position, bound)| {
                     let replica = &eligible[position];
                     let fits = bound == u64::MAX || replica.counts().inflight() < bound;
-                    fits.then(|| self.admit_eligible(replica, now, tried)).flatten()
+                    fits.then(|| self.admit_eligible(replica, now, tried, draw)).flatten()
                 })
             }
             // A request without a key belongs to nobody in particular.

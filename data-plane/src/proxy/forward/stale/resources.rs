@@ -1,7 +1,13 @@
 //! What several workers keep of the same resource: what one of them hears of it, that it was changed or is not to be had any more,
 //! holds for the answers of all (RFC 9111, section 4.4).
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{
+        AtomicU64,
+        Ordering::{Acquire, Release},
+    },
+};
 
 use dashmap::{DashMap, Entry};
 
@@ -16,21 +22,21 @@ pub(in crate::proxy) struct Resources(DashMap<u64, Resource>);
 struct Resource {
     /// Answers that are kept, or copied.
     held: usize,
-    /// When it was withdrawn last, since somebody holds one.
-    withdrawn: Option<Tick>,
+    /// When it was withdrawn last, since somebody holds one: a nanosecond more than the tick; zero: not at all.
+    withdrawn: AtomicU64,
 }
 
 impl Resources {
     /// For an answer that came at `since`, for as long as it is kept.
     pub(super) fn hold(self: &Arc<Self>, resource: u64, since: Tick) -> Held {
-        self.0.entry(resource).or_insert(Resource { held: 0, withdrawn: None }).held += 1;
+        self.0.entry(resource).or_insert(Resource { held: 0, withdrawn: AtomicU64::new(0) }).held += 1;
         Held { resources: Arc::clone(self), resource, since }
     }
 
     /// Answers to it that came until now are not to be used any more, whoever keeps them.
     pub(super) fn withdraw(&self, resource: u64, now: Tick) {
-        if let Some(mut resource) = self.0.get_mut(&resource) {
-            resource.withdrawn = Some(now);
+        if let Some(resource) = self.0.get(&resource) {
+            resource.withdrawn.fetch_max(now.as_nanos().saturating_add(1), Release);
         }
     }
 }
@@ -46,7 +52,7 @@ pub(super) struct Held {
 impl Held {
     pub(super) fn is_withdrawn(&self) -> bool {
         let resource = self.resources.0.get(&self.resource);
-        resource.and_then(|resource| resource.withdrawn).is_some_and(|withdrawn| withdrawn >= self.since)
+        resource.is_some_and(|resource| resource.withdrawn.load(Acquire) > self.since.as_nanos())
     }
 }
 

@@ -45,7 +45,7 @@ fn of(limit: usize) -> Rc<RefCell<StaleAnswers>> {
 }
 
 fn keep(answers: &Rc<RefCell<StaleAnswers>>, name: &str, body: &str, now: Tick) {
-    let copying = Copying::begin(answers, named(name), &answer(&[]), Some(body.len() as u64), now);
+    let copying = Copying::begin(answers, named(name), &answer(&[]), Some(body.len() as u64), now, now);
     let mut copying = copying.expect("it is short");
     assert!(copying.push(body.as_bytes()));
     copying.end();
@@ -110,7 +110,7 @@ fn what_may_be_somebodys_own_is_kept_and_given_only_if_the_replica_says_that_it_
     let anybodys =
         get_with(("accept", "*/*"), "").map(|asked| Asked { key: with_key("a").key, ..asked }).unwrap();
     let keep = |asked: Asked, fields: &[(&str, &str)]| {
-        let copying = Copying::begin(&answers, asked, &answer(fields), None, after(0));
+        let copying = Copying::begin(&answers, asked, &answer(fields), None, after(0), after(0));
         copying.map(Copying::end).is_some()
     };
     let gets = |asked: &Asked| answers.borrow().get(asked, Duration::MAX, after(0)).is_some();
@@ -133,13 +133,15 @@ fn the_last_answer_is_given_until_it_is_too_old_for_the_policy_or_its_replica() 
     assert!(get("a", after(71)).is_none() && get("b", after(10)).is_none());
 
     let five_seconds = answer(&[("cache-control", "stale-if-error=5")]);
-    Copying::begin(&answers, named("a"), &five_seconds, None, after(20)).expect("it is short").end();
+    Copying::begin(&answers, named("a"), &five_seconds, None, after(20), after(20))
+        .expect("it is short")
+        .end();
     assert!(get("a", after(25)).is_some_and(|kept| kept.body.is_empty()));
     assert!(get("a", after(26)).is_none());
 
     // One that was old when it came, by the caches that it passed.
     let aged = answer(&[("age", "50")]);
-    Copying::begin(&answers, named("a"), &aged, None, after(100)).expect("it is short").end();
+    Copying::begin(&answers, named("a"), &aged, None, after(100), after(100)).expect("it is short").end();
     assert_eq!(get("a", after(110)).map(|kept| kept.age(after(110))), Some(Duration::from_secs(60)));
     assert!(get("a", after(111)).is_none());
 }
@@ -163,7 +165,8 @@ fn what_one_worker_hears_of_a_resource_holds_for_what_another_keeps() {
 #[test]
 fn an_answer_that_was_withdrawn_while_it_was_copied_is_not_given() {
     let answers = of(1 << 20);
-    let copying = Copying::begin(&answers, named("a"), &answer(&[]), None, after(0)).expect("it is short");
+    let copying =
+        Copying::begin(&answers, named("a"), &answer(&[]), None, after(0), after(0)).expect("it is short");
     answers.borrow().withdraw(named("a").key.resource, after(1));
     copying.end();
     assert!(answers.borrow().get(&named("a"), Duration::MAX, after(2)).is_none());
@@ -193,7 +196,8 @@ fn what_was_done_and_what_is_gone_withdraw_an_answer_and_errors_do_not() {
 fn no_service_puts_out_what_another_has_that_has_less() {
     let answers = of(4 * (OVERHEAD + 110));
     let keep = |service, name: &str| {
-        let copying = Copying::begin(&answers, of_service(service, name), &answer(&[]), None, after(0));
+        let copying =
+            Copying::begin(&answers, of_service(service, name), &answer(&[]), None, after(0), after(0));
         let mut copying = copying.expect("there is room");
         assert!(copying.push(&[0; 100]));
         copying.end();
@@ -224,7 +228,7 @@ fn what_was_kept_first_gives_way_and_nothing_is_left_of_it() {
     };
     assert_eq!(["a", "b", "c", "d"].map(|name| has(&answers, name)), [true, false, true, true]);
     assert_eq!(answers.borrow().by_key.len(), answers.borrow().by_service[&0].order.len());
-    let long = Copying::begin(&answers, named("e"), &answer(&[]), Some(10_000), after(9));
+    let long = Copying::begin(&answers, named("e"), &answer(&[]), Some(10_000), after(9), after(9));
     assert!(long.is_none());
     assert!(!has(&answers, "e") && has(&answers, "a"), "one that fits nowhere puts nobody out");
     for name in ["a", "c", "d"] {
@@ -241,7 +245,7 @@ fn what_was_kept_first_gives_way_and_nothing_is_left_of_it() {
 #[test]
 fn bodies_that_are_long_or_become_so_are_not_copied() {
     let answers = of(1 << 30);
-    let begin = |length| Copying::begin(&answers, named("a"), &answer(&[]), length, after(0));
+    let begin = |length| Copying::begin(&answers, named("a"), &answer(&[]), length, after(0), after(0));
     assert!(begin(Some(MAX_BODY as u64 + 1)).is_none());
     for length in [None, Some(MAX_BODY as u64)] {
         let mut copying = begin(length).expect("it is just short enough");
@@ -252,7 +256,7 @@ fn bodies_that_are_long_or_become_so_are_not_copied() {
 #[test]
 fn copies_under_way_are_bounded_together_and_give_their_room_back() {
     let answers = of(1000);
-    let begin = |length| Copying::begin(&answers, named("a"), &answer(&[]), length, after(0));
+    let begin = |length| Copying::begin(&answers, named("a"), &answer(&[]), length, after(0), after(0));
     let first = begin(Some(600)).expect("there is room");
     assert!(begin(Some(600)).is_none());
     let mut second = begin(None).expect("it has taken none yet");
@@ -262,5 +266,5 @@ fn copies_under_way_are_bounded_together_and_give_their_room_back() {
     begin(Some(0)).expect("there is room").end();
     assert_eq!(answers.borrow().copying, 0);
     let off = of(0);
-    assert!(Copying::begin(&off, named("a"), &answer(&[]), Some(1), after(0)).is_none());
+    assert!(Copying::begin(&off, named("a"), &answer(&[]), Some(1), after(0), after(0)).is_none());
 }

@@ -69,6 +69,8 @@ pub(crate) struct Edge {
     pub(crate) event_streams: Places,
     pub(crate) watch_streams: Places,
     pub(crate) keep_alive_streams: Places,
+    /// What strangers follow: whether this serves.
+    pub(crate) open_streams: Places,
     /// Names that HTTP callers may use besides those that are nobody else's.
     pub(crate) allowed_hosts: Vec<String>,
     pub(crate) dashboard_streams: Places,

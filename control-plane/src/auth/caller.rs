@@ -66,6 +66,11 @@ impl Caller {
         matches!(self.who, Who::Known(_))
     }
 
+    /// Whether he was asked who he is, and has not shown it: to him, only what is [`Permission::Open`] is.
+    pub(crate) fn is_stranger(&self) -> bool {
+        matches!(self.who, Who::Nobody(_))
+    }
+
     /// His name, if he is known; else none.
     pub(crate) fn known_author(&self) -> Box<str> {
         if self.is_known() { self.author("") } else { Box::default() }

@@ -90,6 +90,11 @@ pub(crate) fn is_reflection(path: &str) -> bool {
     path.starts_with("/grpc.reflection.")
 }
 
+/// Whether the answer to what is open to all lasts as long as whoever asks likes.
+pub(crate) fn lasts(path: &str) -> bool {
+    path == "/grpc.health.v1.Health/Watch" || is_reflection(path)
+}
+
 impl Permission {
     /// For sentences: "may not …".
     pub(crate) fn name(self) -> &'static str {

@@ -296,6 +296,7 @@ fn edge() -> Edge {
         event_streams: places(),
         watch_streams: places(),
         keep_alive_streams: places(),
+        open_streams: places(),
         allowed_hosts: Vec::new(),
         dashboard_streams: Places::new(1, "too many dashboards"),
         takes_page_writes: true,

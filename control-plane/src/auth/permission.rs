@@ -7,7 +7,7 @@ pub(crate) enum Permission {
     Open,
     /// Look at everything: lists, watches, explanations.
     Read,
-    /// Register, renew, report, drain and deregister; further rules say of which services, and where.
+    /// Register, renew, report, drain, undrain and deregister; further rules say of which services, and where.
     Register,
     /// Follow the registry as a data plane, and report as one.
     Follow,
@@ -36,7 +36,7 @@ pub(crate) const RPCS: &[(&str, &str, Permission)] = &[
     (REGISTRY, "ReportHealth", Register),
     (REGISTRY, "DrainReplica", Register),
     (REGISTRY, "WatchDrain", Read),
-    (REGISTRY, "UndrainReplica", Operate),
+    (REGISTRY, "UndrainReplica", Register),
     (REGISTRY, "ReleaseGuard", Operate),
     (REGISTRY, "ListServices", Read),
     (REGISTRY, "GetService", Read),

@@ -69,6 +69,8 @@ pub(crate) struct Edge {
     pub(crate) event_streams: Places,
     pub(crate) watch_streams: Places,
     pub(crate) keep_alive_streams: Places,
+    /// What strangers follow: whether this serves.
+    pub(crate) open_streams: Places,
     /// Names that HTTP callers may use besides those that are nobody else's.
     pub(crate) allowed_hosts: Vec<String>,
     pub(crate) dashboard_streams: Places,
@@ -402,6 +404,7 @@ impl Edge {
             event_streams: places(),
             watch_streams: places(),
             keep_alive_streams: places(),
+            open_streams: places(),
             allowed_hosts: Vec::new(),
             dashboard_streams: Places::new(1, "too many dashboards"),
             takes_page_writes: true,

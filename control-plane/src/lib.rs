@@ -88,6 +88,9 @@ const MAX_EVENT_STREAMS: usize = 256;
 /// Watches of replicas, breakers, statistics and drains at once.
 const MAX_WATCH_STREAMS: usize = 256;
 
+/// Watches of health by those who have not shown who they are, at once: load balancers and orchestrators have one each.
+const MAX_OPEN_STREAMS: usize = 1024;
+
 /// Other control planes that follow this one at once: each may hold two places while it connects anew.
 const MAX_PEER_STREAMS: usize = 2 * peers::MAX_PEERS;
 
@@ -236,6 +239,10 @@ async fn serve<S: Store>(
         watch_streams: Places::new(MAX_WATCH_STREAMS, "too many watches"),
         // One connection may carry many, but whoever has one stream needs no second.
         keep_alive_streams: Places::new(config.max_connections, "too many keep-alive streams"),
+        open_streams: Places::new(
+            MAX_OPEN_STREAMS,
+            "too many watches of those who have not shown who they are",
+        ),
         allowed_hosts: config.allowed_hosts,
         dashboard_streams: Places::new(MAX_DASHBOARDS, "too many dashboards"),
         // Where pages must say who they are, that decides.

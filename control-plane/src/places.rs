@@ -51,8 +51,17 @@ impl Places {
 
     /// One for somebody: who is known has no more than half of all from one address, so that he alone keeps nobody out.
     pub(crate) fn take_for(&self, caller: &Caller) -> Result<Place, Refusal> {
+        self.take_as(caller.share_of_known())
+    }
+
+    /// One for somebody who is asked who he is and has not shown it: such have no more than half of all from one address.
+    pub(crate) fn take_for_stranger(&self, caller: &Caller) -> Result<Place, Refusal> {
+        self.take_as(caller.from().map(|from| Share::of(&"".into(), Some(from))))
+    }
+
+    fn take_as(&self, share: Option<Share>) -> Result<Place, Refusal> {
         let place = self.take()?;
-        let Some(share) = caller.share_of_known() else { return Ok(place) };
+        let Some(share) = share else { return Ok(place) };
         let most = self.limit.div_ceil(2);
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let count = held.get(&share).copied().unwrap_or(0);
@@ -97,5 +106,15 @@ mod tests {
         drop(first);
         drop((places.take_for(&greedy).unwrap(), places.take_for(&Caller::anybody(None)).unwrap()));
         assert_eq!(places.held.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn strangers_at_one_address_take_half_of_the_places_over_whichever_connections() {
+        let places = Places::new(3, "too many");
+        let at = |from: &str| Caller::anybody(Some(from.parse().unwrap()));
+        let take = |from| places.take_for_stranger(&at(from));
+        let _held = [take("192.0.2.1:1").unwrap(), take("192.0.2.1:2").unwrap()];
+        assert!(matches!(take("192.0.2.1:3"), Err(Refusal::Quota { limit: 2, .. })));
+        assert!(take("192.0.2.2:1").is_ok());
     }
 }

@@ -153,6 +153,9 @@ impl Refusal {
                 RegistryError::LeaseMismatch(_) | RegistryError::LeaseRequired(_) => {
                     (Code::FailedPrecondition, StatusCode::CONFLICT, r::LEASE_MISMATCH)
                 }
+                RegistryError::DrainedByOperator(_) => {
+                    (Code::PermissionDenied, StatusCode::FORBIDDEN, r::PERMISSION_DENIED)
+                }
                 RegistryError::AddressInUse { .. } => {
                     (Code::AlreadyExists, StatusCode::CONFLICT, r::ADDRESS_IN_USE)
                 }
@@ -272,6 +275,7 @@ impl Refusal {
                 | RegistryError::ReplicaRemoved { key, .. }
                 | RegistryError::RequestIdReused(key)
                 | RegistryError::LastReadyReplica(key)
+                | RegistryError::DrainedByOperator(key)
                 | RegistryError::LeaseMismatch(key) => replica(key),
                 RegistryError::AddressInUse { service, owner, .. } => {
                     replica(&ReplicaKey { service: service.clone(), replica: owner.clone() })

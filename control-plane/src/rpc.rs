@@ -52,6 +52,8 @@ use crate::{
 const MAX_REQUEST_BYTES: usize = 1024 * 1024;
 /// The largest report: some ten thousand breakers. A data plane with more sends them in several messages.
 const MAX_REPORT_BYTES: usize = 4 * 1024 * 1024;
+/// The largest question that is open to strangers: the name of a service, of a file or of a symbol.
+const MAX_OPEN_BYTES: usize = 4 * 1024;
 /// How long a stream may be open without saying whose it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// What data planes may say of their version.
@@ -93,11 +95,11 @@ pub(crate) fn router(edge: &Arc<Edge>, health: HealthReporter) -> Router {
         .add_service(observability.max_decoding_message_size(MAX_REPORT_BYTES))
         .add_service(peers.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(stores.max_decoding_message_size(MAX_REQUEST_BYTES))
-        .add_service(health.max_decoding_message_size(MAX_REQUEST_BYTES))
-        .add_service(reflection_v1.max_decoding_message_size(MAX_REQUEST_BYTES))
-        .add_service(reflection_v1alpha.max_decoding_message_size(MAX_REQUEST_BYTES))
+        .add_service(health.max_decoding_message_size(MAX_OPEN_BYTES))
+        .add_service(reflection_v1.max_decoding_message_size(MAX_OPEN_BYTES))
+        .add_service(reflection_v1alpha.max_decoding_message_size(MAX_OPEN_BYTES))
         .into_axum_router()
-        .layer(axum::middleware::from_fn_with_state(Arc::clone(&edge.gate), access::check))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(edge), access::check))
         // Outside of the gate: it refuses by the head, and the message is on its way.
         .layer(axum::middleware::from_fn(remainder::read))
         // Inside of what counts, so that a panic is counted as the INTERNAL that its caller gets.

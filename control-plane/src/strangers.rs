@@ -19,6 +19,8 @@ use crate::auth::Share;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long one connection too many of somebody who is known stays, so that he learns why it ends.
 const LAST_WORD: Duration = Duration::from_secs(1);
+/// Requests of a stranger under way on one connection: what health checks have, which are all that he may ask.
+const MAX_ASKING: usize = 8;
 
 /// How many there are.
 #[derive(Debug)]
@@ -38,7 +40,13 @@ pub(crate) struct Peer {
     known: OnceLock<(Share, bool)>,
     is_crowded: Notify,
     is_brief: bool,
+    /// His requests under way that told nothing of who he is.
+    asking: AtomicUsize,
 }
+
+/// One request of a stranger, under way until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Asking(Arc<Peer>);
 
 impl Strangers {
     /// Of `places` connections; without limit where nobody `is_asked` who he is.
@@ -52,7 +60,8 @@ impl Strangers {
         let before = self.count.fetch_add(1, Relaxed);
         let is_brief = self.limit.is_some_and(|limit| before >= limit);
         let (known, is_crowded) = (OnceLock::new(), Notify::new());
-        Arc::new(Peer { strangers: Arc::clone(self), known, is_crowded, is_brief })
+        let (strangers, asking) = (Arc::clone(self), AtomicUsize::new(0));
+        Arc::new(Peer { strangers, known, is_crowded, is_brief, asking })
     }
 
     /// Counts one more connection of somebody. Yields whether he may have it.
@@ -91,6 +100,16 @@ impl Peer {
         if *has_room { Ok(()) } else { Err(self.strangers.limit.unwrap_or_default()) }
     }
 
+    /// Counts one more request that tells nothing of who he is.
+    ///
+    /// # Errors
+    /// So many are under way, and nothing on this connection has told it either.
+    pub(crate) fn asks(self: &Arc<Self>) -> Result<Asking, usize> {
+        let before = self.asking.fetch_add(1, Relaxed);
+        let asking = Asking(Arc::clone(self));
+        if before < MAX_ASKING || self.known.get().is_some() { Ok(asking) } else { Err(MAX_ASKING) }
+    }
+
     /// Completes when he is to go: he is one of too many, and still a stranger, or has too many connections. Cancel safe, but begins
     /// anew.
     pub(crate) async fn outstays(&self) {
@@ -104,6 +123,12 @@ impl Peer {
             }
         }
         sleep(LAST_WORD).await;
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.asking.fetch_sub(1, Relaxed);
     }
 }
 
@@ -162,6 +187,20 @@ mod tests {
         drop(one);
         assert_eq!(strangers.meet().is_known_as(share("greedy")), Err(2), "two are there still");
         drop(strangers);
+    }
+
+    #[test]
+    fn a_stranger_has_a_few_requests_under_way_until_he_says_who_he_is() {
+        let peer = Strangers::new(4, true).meet();
+        let mut asking: Vec<_> = (0..MAX_ASKING).map(|_| peer.asks().unwrap()).collect();
+        assert_eq!(peer.asks().unwrap_err(), MAX_ASKING);
+        asking.pop();
+        asking.push(peer.asks().expect("one has ended, and the one that was refused does not count"));
+        assert_eq!(peer.asks().unwrap_err(), MAX_ASKING);
+        peer.is_known_as(share("ana")).unwrap();
+        asking.extend([peer.asks().unwrap(), peer.asks().unwrap()]);
+        drop(asking);
+        assert_eq!(peer.asking.load(Relaxed), 0);
     }
 
     #[tokio::test(start_paused = true)]

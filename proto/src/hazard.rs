@@ -23,14 +23,15 @@ pub enum Hazard {
     Reserved,
 }
 
-/// AWS and its pods' credentials, Google Cloud, Scaleway, Azure, Oracle; Alibaba's is in the shared space, others are link-local.
+/// AWS and its pods' credentials, Google Cloud, Scaleway, Azure, Oracle, Alibaba (within the shared space); others are link-local.
 const METADATA_V6: [Ipv6Addr; 4] = [
     Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
     Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23),
     Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
     Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42),
 ];
-const METADATA_V4: [Ipv4Addr; 2] = [Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(192, 0, 0, 192)];
+const METADATA_V4: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(192, 0, 0, 192), Ipv4Addr::new(100, 100, 100, 200)];
 
 impl Hazard {
     /// What is wrong with an address; `None`: nothing. An IPv4 address within an IPv6 one (mapped, compatible, NAT64, 6to4,
@@ -45,6 +46,7 @@ impl Hazard {
     fn of_v4(address: Ipv4Addr) -> Option<Self> {
         let [first, second, ..] = address.octets();
         match (first, second) {
+            _ if METADATA_V4.contains(&address) => Some(Self::Metadata),
             (0, _) => Some(Self::Unspecified),
             (127, _) => Some(Self::Loopback),
             (169, 254) => Some(Self::LinkLocal),
@@ -52,7 +54,7 @@ impl Hazard {
             (224..=239, _) => Some(Self::Multicast),
             _ if address.is_broadcast() => Some(Self::Multicast),
             (240.., _) => Some(Self::Reserved),
-            _ => METADATA_V4.contains(&address).then_some(Self::Metadata),
+            _ => None,
         }
     }
 
@@ -126,7 +128,9 @@ mod tests {
             ("169.253.0.1", None),
             ("100.63.255.255", None),
             ("100.64.0.1", Some(Hazard::Shared)),
-            ("100.100.100.200", Some(Hazard::Shared)),
+            ("100.100.100.199", Some(Hazard::Shared)),
+            ("100.100.100.200", Some(Hazard::Metadata)),
+            ("100.100.100.201", Some(Hazard::Shared)),
             ("100.128.0.0", None),
             ("168.63.129.16", Some(Hazard::Metadata)),
             ("224.0.0.1", Some(Hazard::Multicast)),

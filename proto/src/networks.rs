@@ -57,6 +57,15 @@ impl Networks {
         self.0.len()
     }
 
+    /// Whether one of them is this address and no other.
+    pub fn name(&self, address: IpAddr) -> bool {
+        let alone = match address.to_canonical() {
+            IpAddr::V4(address) => Network::v4(address, 32),
+            IpAddr::V6(address) => Network::v6(address, 128),
+        };
+        self.0.contains(&alone)
+    }
+
     /// Whether one of them has this address. An IPv4 address that is written as an IPv6 one is what it is.
     pub fn contains(&self, address: IpAddr) -> bool {
         match address.to_canonical() {

@@ -165,7 +165,7 @@ impl Owner {
         if let Some(Held { key, lease: Some(lease) }) = held {
             let wish = DrainWish {
                 key,
-                lease: Some(lease),
+                proof: Proof::Lease(lease),
                 timeout: Some(timeout),
                 etag: String::new(),
                 allow_last: false,

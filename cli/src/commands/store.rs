@@ -43,6 +43,9 @@ pub(crate) struct Migrate {
     to: String,
     #[command(flatten)]
     files: StoreFlags,
+    /// Speak in clear text to an etcd beyond this machine: its password and what proves ownership are then for all to read
+    #[arg(long)]
+    insecure: bool,
 }
 
 /// Flags of `gwctl store reopen`.
@@ -54,6 +57,9 @@ pub(crate) struct Reopen {
     store: String,
     #[command(flatten)]
     files: StoreFlags,
+    /// Speak in clear text to an etcd beyond this machine: its password and what proves ownership are then for all to read
+    #[arg(long)]
+    insecure: bool,
 }
 
 /// Where what is registered is kept, as somebody names it.
@@ -69,7 +75,7 @@ enum Named {
 /// Of usage, for a location that is none; a failure, when a store cannot be used, or a control plane does not take part.
 pub(crate) async fn run(verb: Verb, global: Global, output: &Output) -> Result<(), Error> {
     match verb {
-        Verb::Migrate(Migrate { from, to, files }) => {
+        Verb::Migrate(Migrate { from, to, files, insecure }) => {
             let (from, to) = (named("FROM", &from)?, located("TO", &to)?);
             if to == StoreLocation::Memory {
                 return Err(Error::new(Exit::Usage, "TO is memory:, which would end with this command"));
@@ -82,6 +88,10 @@ pub(crate) async fn run(verb: Verb, global: Global, output: &Output) -> Result<(
                 return Err(Error::new(Exit::Usage, format!("TO is {to}, as FROM is: name another store")));
             }
             let files = files.files();
+            if !insecure {
+                from.check_way(&files)?;
+                check_way(&to, &files)?;
+            }
             let moved = match &from {
                 Named::ControlPlane(url) => {
                     let mut source = ask(global, url).await?.move_store().await?;
@@ -97,11 +107,14 @@ pub(crate) async fn run(verb: Verb, global: Global, output: &Output) -> Result<(
             };
             tell(&from, &to, moved, output)
         }
-        Verb::Reopen(Reopen { store, files }) => {
-            let store = named("STORE", &store)?;
+        Verb::Reopen(Reopen { store, files, insecure }) => {
+            let (store, files) = (named("STORE", &store)?, files.files());
+            if !insecure {
+                store.check_way(&files)?;
+            }
             let was_closed = match &store {
                 Named::ControlPlane(url) => ask(global, url).await?.reopen_store().await?,
-                Named::Store(location) => reopen(location, &files.files()).await.map_err(|error| {
+                Named::Store(location) => reopen(location, &files).await.map_err(|error| {
                     let command = format!("gwctl store reopen {}", global.endpoint);
                     unusable_now(location, &error, &command)
                 })?,
@@ -193,6 +206,24 @@ async fn open(location: &StoreLocation, files: &EtcdFiles) -> Result<AnyStore, S
         return Err(StoreError::Unavailable("there is no such file".into()));
     }
     AnyStore::open(location, files).await
+}
+
+/// As a control plane does: without TLS, nobody speaks to an etcd beyond this machine unawares.
+fn check_way(location: &StoreLocation, files: &EtcdFiles) -> Result<(), Error> {
+    match location {
+        StoreLocation::Etcd(etcd) => etcd.check_way(files).map_err(|why| Error::new(Exit::Usage, why)),
+        StoreLocation::Redb(_) | StoreLocation::Memory => Ok(()),
+    }
+}
+
+impl Named {
+    fn check_way(&self, files: &EtcdFiles) -> Result<(), Error> {
+        match self {
+            Self::Store(location) => check_way(location, files),
+            // Its connection has rules of its own.
+            Self::ControlPlane(_) => Ok(()),
+        }
+    }
 }
 
 fn unusable(what: &impl fmt::Display, why: &StoreError) -> Error {

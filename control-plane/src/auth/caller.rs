@@ -66,6 +66,11 @@ impl Caller {
         matches!(self.who, Who::Known(_))
     }
 
+    /// Whether he was asked who he is, and has not shown it: to him, only what is [`Permission::Open`] is.
+    pub(crate) fn is_stranger(&self) -> bool {
+        matches!(self.who, Who::Nobody(_))
+    }
+
     /// His name, if he is known; else none.
     pub(crate) fn known_author(&self) -> Box<str> {
         if self.is_known() { self.author("") } else { Box::default() }
@@ -142,8 +147,10 @@ impl Caller {
                 ..
             } => self.admit_owner(service),
             Command::ReportHealth { key, .. } => self.admit_owner(&key.service),
-            Command::Drain(wish) => self.admit_owner(&wish.key.service),
-            Command::Undrain { .. }
+            Command::Drain(wish) if wish.proof != Proof::Force => self.admit_owner(&wish.key.service),
+            Command::Undrain { key, proof: Proof::None, .. } => self.admit_owner(&key.service),
+            Command::Drain(_)
+            | Command::Undrain { .. }
             | Command::UpdatePolicy(_)
             | Command::DeletePolicy { .. }
             | Command::ApplyPolicies(_)
@@ -163,6 +170,27 @@ impl Caller {
             }
         };
         decided.map_err(|denied| self.refused(denied, action(command)))
+    }
+
+    /// Lets him drain or undrain a replica of which he shows no lease, by having it registered where it is. Who owns one replica
+    /// of a service has no say in those that others have elsewhere. Without an address, there is none, and this tells it to nobody else.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn admit_drain(&self, key: &ReplicaKey, address: Option<&Address>) -> Result<(), Denied> {
+        let ip = self.from.map(Whence::ip);
+        let decided = self.admit_owner(&key.service).and_then(|()| match (&self.who, address) {
+            (Who::Known(known), Some(address)) if !known.identity.may_place(&key.service, address, ip) => {
+                let sentence = format!(
+                    "{} may not drain or undrain {key}: {address} is none of the addresses of its entry, so show the replica's \
+                     lease, or have the role operator",
+                    self.name()
+                );
+                Err(Denied::Permission { sentence, service: Some(key.service.clone()) })
+            }
+            _ => Ok(()),
+        });
+        decided.map_err(|denied| self.refused(denied, "Drain"))
     }
 
     /// Lets him renew a lease of a service. Looks at what was found out when his call began: nothing is verified anew.
@@ -446,7 +474,7 @@ mod tests {
         let address = Address::parse("10.0.0.1:80").unwrap();
         let drain = DrainWish {
             key: key(service),
-            lease: Some(lease),
+            proof: Proof::Lease(lease),
             timeout: None,
             etag: String::new(),
             allow_last: false,
@@ -464,7 +492,9 @@ mod tests {
                 health: Health::Healthy,
                 reason: String::new(),
             },
+            Command::Drain(Box::new(DrainWish { proof: Proof::None, ..drain.clone() })),
             Command::Drain(Box::new(drain)),
+            Command::Undrain { key: key(service), proof: Proof::None, etag: String::new(), said },
         ]
     }
 
@@ -486,7 +516,12 @@ mod tests {
                 said: said.clone(),
                 block: None,
             },
-            Command::Undrain { key: key("orders"), etag: etag.clone(), said: said.clone() },
+            Command::Undrain {
+                key: key("orders"),
+                proof: Proof::Force,
+                etag: etag.clone(),
+                said: said.clone(),
+            },
             Command::DeletePolicy { scope: Scope::All, etag: etag.clone(), said: said.clone() },
             Command::ApplyPolicies(vec![PolicyChange::Delete {
                 scope: Scope::All,

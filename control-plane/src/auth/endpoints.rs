@@ -64,11 +64,15 @@ impl EndpointRules {
         if self.is_own(socket) {
             return Err("is this control plane itself".into());
         }
-        if self.networks.contains(ip) {
-            return Ok(());
-        }
-        match Hazard::of(ip) {
+        let hazard = Hazard::of(ip);
+        // A wide network, as that of a cluster's pods, is not meant to have a metadata service in it.
+        let is_allowed = match hazard {
+            Some(Hazard::Metadata) => self.networks.name(ip),
+            _ => self.networks.contains(ip),
+        };
+        match hazard {
             None => Ok(()),
+            Some(_) if is_allowed => Ok(()),
             Some(Hazard::Loopback) if is_local => Ok(()),
             Some(Hazard::Loopback) => Err(format!(
                 "is a loopback address, which only who is on this machine may register: name the one that data planes reach, \
@@ -200,6 +204,20 @@ mod tests {
         assert!(refusal(&rules, "127.0.0.1:7400", false).is_some());
         assert!(refusal(&rules, "10.0.0.1:22", false).is_some());
         assert!(refusal(&rules, "10.0.0.1:22", false).unwrap().contains("--allow-endpoint :22"));
+    }
+
+    #[test]
+    fn a_metadata_service_is_allowed_by_its_own_address_and_by_no_network_around_it() {
+        let allowing = |network| EndpointRules {
+            networks: Networks::parse([network]).unwrap(),
+            ..EndpointRules::default()
+        };
+        let wide = allowing("100.64.0.0/10");
+        assert_eq!(refusal(&wide, "100.64.0.1:80", false), None);
+        for address in ["100.100.100.200:80", "[::ffff:100.100.100.200]:80"] {
+            assert!(refusal(&wide, address, false).unwrap().contains("metadata"), "{address}");
+            assert_eq!(refusal(&allowing("100.100.100.200"), address, false), None, "{address}");
+        }
     }
 
     proptest! {

@@ -9,7 +9,7 @@ pub(crate) enum Permission {
     Read,
     /// Look at one replica; owners at those of their own services, as a further rule says.
     ReadOne,
-    /// Register, renew, report, drain and deregister; further rules say of which services, and where.
+    /// Register, renew, report, drain, undrain and deregister; further rules say of which services, and where.
     Register,
     /// Follow the registry as a data plane, and report as one.
     Follow,
@@ -39,7 +39,7 @@ pub(crate) const RPCS: &[(&str, &str, Permission)] = &[
     (REGISTRY, "ReportHealth", Register),
     (REGISTRY, "DrainReplica", Register),
     (REGISTRY, "WatchDrain", Read),
-    (REGISTRY, "UndrainReplica", Operate),
+    (REGISTRY, "UndrainReplica", Register),
     (REGISTRY, "ReleaseGuard", Operate),
     (REGISTRY, "ListServices", Read),
     (REGISTRY, "GetService", Read),
@@ -94,6 +94,11 @@ pub(crate) fn of_rpc(path: &str) -> Option<Permission> {
 /// Whether a path is that of reflection, which may be opened to all.
 pub(crate) fn is_reflection(path: &str) -> bool {
     path.starts_with("/grpc.reflection.")
+}
+
+/// Whether the answer to what is open to all lasts as long as whoever asks likes.
+pub(crate) fn lasts(path: &str) -> bool {
+    path == "/grpc.health.v1.Health/Watch" || is_reflection(path)
 }
 
 impl Permission {

@@ -13,7 +13,8 @@ use crate::{
     observe::{Cursor, Observation},
     publish::Publisher,
     registry::{
-        Aspect, DrainWish, Limits, OverrideKind, OverrideTarget, OverrideWish, Record, Registration, Said,
+        Aspect, DrainWish, Limits, OverrideKind, OverrideTarget, OverrideWish, Proof, Record, Registration,
+        Said,
     },
     store::{Memory, Store},
     writer::Writer,
@@ -242,7 +243,7 @@ async fn a_drain_past_its_deadline_is_over() {
     bench.register(0..2).await;
     let wish = DrainWish {
         key: key(0),
-        lease: None,
+        proof: Proof::Force,
         // By the wall clock, which the test does not move.
         timeout: Some(Duration::ZERO),
         etag: String::new(),

@@ -29,6 +29,7 @@ fn table() -> Vec<(Refusal, &'static str, u16, &'static str)> {
         (RegistryError::ReplicaNotFound(key.clone()).into(), "NOT_FOUND", 404, "REPLICA_NOT_FOUND"),
         (RegistryError::LeaseExpired(key.clone()).into(), "NOT_FOUND", 404, "LEASE_EXPIRED"),
         (RegistryError::LeaseMismatch(key.clone()).into(), "FAILED_PRECONDITION", 409, "LEASE_MISMATCH"),
+        (RegistryError::DrainedByOperator(key.clone()).into(), "PERMISSION_DENIED", 403, "PERMISSION_DENIED"),
         (removed.into(), "FAILED_PRECONDITION", 409, "REPLICA_REMOVED"),
         (blocked.into(), "FAILED_PRECONDITION", 409, "REREGISTER_BLOCKED"),
         (RegistryError::RequestIdReused(key.clone()).into(), "INVALID_ARGUMENT", 400, "REQUEST_ID_REUSED"),

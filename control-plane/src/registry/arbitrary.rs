@@ -81,13 +81,18 @@ pub(crate) fn command(view: &View, (kind, service, id, bits): Choice) -> Command
         15 => Command::Recover { key, lease },
         16..=17 => Command::Drain(Box::new(DrainWish {
             key,
-            lease: bit(0).then_some(lease),
+            proof: if bit(0) { Proof::Lease(lease) } else { Proof::Force },
             timeout: bit(1).then_some(Duration::from_secs(u64::from(bits))),
             etag,
             allow_last: bit(2),
             said: said(),
         })),
-        18 => Command::Undrain { key, etag, said: said() },
+        18 => Command::Undrain {
+            key,
+            proof: if bit(0) { Proof::None } else { Proof::Force },
+            etag,
+            said: said(),
+        },
         19 => {
             let begun =
                 record.and_then(|record| record.drain.as_deref()).map_or(UNIX_EPOCH, |drain| drain.begun);

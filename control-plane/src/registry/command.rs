@@ -65,6 +65,8 @@ pub enum Command {
     Undrain {
         /// Which replica.
         key: ReplicaKey,
+        /// Whose word it is: an operator's drain ends by an operator's.
+        proof: Proof,
         /// The replica must not have changed since; empty: whatever state it is in.
         etag: String,
         /// For people.
@@ -141,10 +143,10 @@ pub enum Target {
     Address(ServiceName, Address),
 }
 
-/// The right to remove a replica.
+/// The right to remove, drain or undrain a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proof {
-    /// None: enough for a permanent replica.
+    /// That of whoever may register it: enough to remove a permanent one, to drain one, and to undrain what no operator drained.
     None,
     /// The owner's lease.
     Lease(LeaseId),
@@ -157,8 +159,8 @@ pub enum Proof {
 pub struct DrainWish {
     /// Of which replica.
     pub key: ReplicaKey,
-    /// The owner's proof; `None`: an operator asks.
-    pub lease: Option<LeaseId>,
+    /// By whose right: the replica's owner's, somebody's who looks after its service, or an operator's.
+    pub proof: Proof,
     /// How long requests in flight may take; `None`: as the policy has it.
     pub timeout: Option<Duration>,
     /// The replica must not have changed since; empty: whatever state it is in.

@@ -63,7 +63,7 @@ pub fn decide(
         Command::Hold { key, lease, silent_for } => Ok(lapse::hold(view, key, *lease, *silent_for, at)),
         Command::Recover { key, lease } => Ok(lapse::recover(view, key, *lease, at)),
         Command::Drain(wish) => drain::drain(view, wish, at),
-        Command::Undrain { key, etag, said } => drain::undrain(view, key, etag, said, at),
+        Command::Undrain { key, proof, etag, said } => drain::undrain(view, key, *proof, etag, said, at),
         Command::FinishDrain { key, begun, is_idle } => Ok(drain::finish(view, key, *begun, *is_idle, at)),
         Command::UpdatePolicy(wish) => policies::update(view, wish, at),
         Command::DeletePolicy { scope, etag, said } => policies::delete(view, scope, etag, said, at),

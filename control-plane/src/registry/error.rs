@@ -38,6 +38,9 @@ pub enum RegistryError {
     /// A leased replica, and no proof of ownership.
     #[error("replica {0} has a lease: send its lease_id, or force when you are not its owner")]
     LeaseRequired(ReplicaKey),
+    /// Somebody who is no operator wants an operator's drain to end.
+    #[error("replica {0} was drained by an operator: it takes the role operator to undrain it")]
+    DrainedByOperator(ReplicaKey),
     /// There is no such replica.
     #[error("replica {0} is not registered")]
     ReplicaNotFound(ReplicaKey),

@@ -416,7 +416,7 @@ mod tests {
         assert!(matches!(offer(register("a", 3), 4), Step::Refused(RegistryError::QuotaExceeded { .. })));
         let draining = Command::Drain(Box::new(crate::registry::DrainWish {
             key: view.replicas().next().unwrap().key.clone(),
-            lease: None,
+            proof: crate::registry::Proof::Force,
             timeout: None,
             etag: String::new(),
             allow_last: true,

@@ -3,26 +3,38 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
+    body::Body,
     extract::{Request, State},
     http::HeaderMap,
     middleware::Next,
     response::Response,
 };
 use gateway_proto::time::parse_grpc;
+use http_body_util::BodyExt as _;
+use tokio::time::timeout;
 use tonic::{Code, Status};
 
+use super::HELLO_TIMEOUT;
 use crate::{
     auth::{
-        Caller, Denied, Gate, Permission, Wire,
-        permission::{is_reflection, of_rpc},
+        Caller, Denied, Permission, Wire,
+        permission::{is_reflection, lasts, of_rpc},
     },
     clock,
+    edge::Edge,
     refusal::Refusal,
+    strangers::Peer,
 };
+
+/// The largest head of a stranger's request that is held while he is answered: health checks say little.
+const MAX_OPEN_HEAD: usize = 4 * 1024;
+const MANY: &str = "too many requests on a connection on which nobody has shown who he is";
+const LONG: &str = "too many bytes in the head of a request that does not show who asks";
 
 /// Lets a request pass whose caller may have it, with him in its extensions. One that comes from the HTTP side of this
 /// process has him already: he was charged there, and his answer is watched there.
-pub(super) async fn check(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
+pub(super) async fn check(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) -> Response {
+    let gate = &edge.gate;
     let began = clock::now();
     let patience = patience(request.headers());
     let known = request.extensions().get::<Caller>().cloned();
@@ -49,13 +61,54 @@ pub(super) async fn check(State(gate): State<Arc<Gate>>, mut request: Request, n
             if !is_outer {
                 return next.run(request).await;
             }
-            caller.watch(next.run(caller.watch_request(request)).await, Wire::Grpc)
+            match caller.is_stranger() {
+                true => answer_stranger(&edge, &caller, request, next).await,
+                false => caller.watch(next.run(caller.watch_request(request)).await, Wire::Grpc),
+            }
         }
     };
     if is_outer && asked_too_much(&response) {
         caller.pace(patience.saturating_sub(clock::now().saturating_duration_since(began))).await;
     }
     response
+}
+
+/// Answers what is open to those who have not shown who they are, within bounds: of such there may be any number, and none of
+/// them pays for what he has this process hold.
+async fn answer_stranger(edge: &Edge, caller: &Caller, request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Arc<Peer>>().map(Peer::asks).transpose();
+    let held = peer.map_err(|limit| Refusal::Quota { what: MANY, limit }).and_then(|asking| {
+        let size = head_size(&request);
+        if size > MAX_OPEN_HEAD {
+            return Err(Refusal::Quota { what: LONG, limit: MAX_OPEN_HEAD });
+        }
+        let place = lasts(request.uri().path()).then(|| edge.open_streams.take_for_stranger(caller));
+        Ok((asking, place.transpose()?))
+    });
+    let held = match held {
+        Ok(held) => held,
+        Err(refusal) => {
+            drop(request);
+            return refusal.status().into_http();
+        }
+    };
+    match timeout(HELLO_TIMEOUT, next.run(request)).await {
+        // For as long as there is something of the answer to come.
+        Ok(response) => response.map(|body| {
+            Body::new(body.map_frame(move |frame| {
+                let _held = &held;
+                frame
+            }))
+        }),
+        Err(_) => Refusal::TooSlow(HELLO_TIMEOUT).status().into_http(),
+    }
+}
+
+/// What a request's head takes, as HTTP/2 counts it, but for what each field takes beside its name and value.
+fn head_size(request: &Request) -> usize {
+    let query = request.uri().query().map_or(0, str::len);
+    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
+    query + fields.sum::<usize>()
 }
 
 /// How long a refusal may be held back: half of the caller's time, so that it reaches him before that is over and says when to

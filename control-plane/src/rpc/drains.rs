@@ -11,10 +11,10 @@ use tonic::Status;
 
 use super::asked;
 use crate::{
-    auth::Caller,
+    auth::{Caller, Permission},
     edge::Edge,
     refusal::Refusal,
-    registry::{Answer, Command, DrainWish, Record, RegistryError},
+    registry::{Answer, Command, DrainWish, Proof, Record, RegistryError},
     writer::WriteError,
 };
 
@@ -48,7 +48,11 @@ pub(super) async fn drain(
         unreachable!("nothing was refused")
     };
     let etag = request.etag;
-    let wish = DrainWish { key: key.clone(), lease, timeout, etag, allow_last: request.allow_last, said };
+    let proof = match lease {
+        Some(lease) => Proof::Lease(lease),
+        None => without_lease(edge, &key, caller)?,
+    };
+    let wish = DrainWish { key: key.clone(), proof, timeout, etag, allow_last: request.allow_last, said };
     let answer = edge.submit(caller, Command::Drain(Box::new(wish)), request.validate_only).await?;
     let Answer::Replica(record) = answer else { unreachable!("a drain is answered as such") };
     if request.validate_only {
@@ -58,6 +62,20 @@ pub(super) async fn drain(
     let record = wait_until_over(edge, &key, wait).await.unwrap_or(record);
     let status = status(edge, &record);
     Ok(v1::DrainReplicaResponse { replica: Some(edge.replica(&record)), status })
+}
+
+/// By whose right somebody drains and undrains who shows no lease: an operator's, or that of whoever may register the replica
+/// where it is.
+fn without_lease(edge: &Edge, key: &ReplicaKey, caller: &Caller) -> Result<Proof, Refusal> {
+    if caller.has(Permission::Operate) {
+        return Ok(Proof::Force);
+    }
+    let record = record(edge, key);
+    caller.admit_drain(key, record.as_ref().map(|record| &record.endpoint.address))?;
+    match record {
+        Some(_) => Ok(Proof::None),
+        None => Err(RegistryError::ReplicaNotFound(key.clone()).into()),
+    }
 }
 
 /// Returns a replica to service.
@@ -71,7 +89,8 @@ pub(super) async fn undrain(
     let said = check.take(asked::said(&request.author, &request.reason, caller));
     check.finish()?;
     let (Some(key), Some(said)) = (key, said) else { unreachable!("nothing was refused") };
-    let command = Command::Undrain { key, etag: request.etag, said };
+    let proof = without_lease(edge, &key, caller)?;
+    let command = Command::Undrain { key, proof, etag: request.etag, said };
     match edge.submit(caller, command, false).await? {
         Answer::Replica(record) => Ok(v1::UndrainReplicaResponse { replica: Some(edge.replica(&record)) }),
         other => unreachable!("the end of a drain is answered as such, not by {other:?}"),

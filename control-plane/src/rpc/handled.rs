@@ -13,9 +13,11 @@ use http::HeaderMap;
 use http_body_util::BodyExt;
 use tonic::Code;
 
-use super::{MAX_REPORT_BYTES, MAX_REQUEST_BYTES};
+use super::{MAX_OPEN_BYTES, MAX_REPORT_BYTES, MAX_REQUEST_BYTES};
 use crate::{clock, metrics::Metrics, refusal::Refusal};
 
+/// Health checking and reflection, whose limit is small.
+const OPEN: &str = "/grpc.";
 /// The service with the larger limit.
 const TAKES_REPORTS: &str = "/gateway.v1.ObservabilityService/";
 
@@ -35,9 +37,10 @@ pub(super) async fn count(State(metrics): State<Arc<Metrics>>, request: Request,
     // tonic refuses an oversized message with OUT_OF_RANGE, which nothing else here uses; the specification's code
     // for it is RESOURCE_EXHAUSTED.
     if code_in(response.headers()) == Some(Code::OutOfRange) {
-        let limit = match rpc.path.starts_with(TAKES_REPORTS) {
-            true => MAX_REPORT_BYTES,
-            false => MAX_REQUEST_BYTES,
+        let limit = match rpc.path.as_str() {
+            path if path.starts_with(TAKES_REPORTS) => MAX_REPORT_BYTES,
+            path if path.starts_with(OPEN) => MAX_OPEN_BYTES,
+            _ => MAX_REQUEST_BYTES,
         };
         response = Refusal::TooLarge { limit }.status().into_http();
     }

@@ -102,8 +102,9 @@ async fn serve(
     inbound: Streaming<v1::MoveStoreRequest>,
     outbound: Outbound,
 ) -> Result<(), Status> {
+    let (to, has_read) = (String::new(), false);
     let mut mover =
-        Mover { edge: Arc::clone(&edge), caller, inbound, outbound: outbound.clone(), to: String::new() };
+        Mover { edge: Arc::clone(&edge), caller, inbound, outbound: outbound.clone(), to, has_read };
     let ended = tokio::select! {
         ended = mover.serve() => ended,
         () = outbound.closed() => Err(Broken::Gone),
@@ -145,17 +146,24 @@ struct Mover {
     outbound: Outbound,
     /// Where to, once he has said it.
     to: String,
+    /// Whether he has been told anything.
+    has_read: bool,
 }
 
 impl Mover {
     async fn serve(&mut self) -> Result<(), Broken> {
-        match timeout(MOVE_LIMIT, self.move_all()).await {
-            Ok(moved) => moved,
-            Err(_) => Err(CannotMove::Overdue(MOVE_LIMIT).into()),
-        }
+        let closing = match timeout(MOVE_LIMIT, self.until_the_end()).await {
+            Ok(asked) => asked?,
+            Err(_) => return Err(CannotMove::Overdue(MOVE_LIMIT).into()),
+        };
+        // No limit cuts this off: he is told what has become of it, and whether the store says so is for the store to tell.
+        closing.end().await?;
+        self.answer(Answer::Ended(v1::MoveEnded {})).await;
+        Ok(())
     }
 
-    async fn move_all(&mut self) -> Result<(), Broken> {
+    /// Until he has read all that there is, and asks for the end.
+    async fn until_the_end(&mut self) -> Result<Closing, Broken> {
         let to = self.read_until_closed().await?;
         text_within("close.to", &to, MAX_TO_CHARS)?;
         if to.is_empty() {
@@ -163,23 +171,17 @@ impl Mover {
         }
         self.to.clone_from(&to);
         let closing = self.edge.commands.close(to, self.caller.author("").into()).await?;
-        match timeout(CLOSED_LIMIT, self.read_until_ended(closing)).await {
-            Ok(ended) => ended,
+        match timeout(CLOSED_LIMIT, self.read_until_ended()).await {
+            Ok(asked) => asked.map(|()| closing),
             Err(_) => Err(CannotMove::Overdue(CLOSED_LIMIT).into()),
         }
     }
 
     /// Yields where he goes with it.
     async fn read_until_closed(&mut self) -> Result<String, Broken> {
-        let mut is_first = true;
         loop {
             match self.next_step().await? {
-                Step::Read(_) => {
-                    if std::mem::take(&mut is_first) {
-                        self.note_reading();
-                    }
-                    self.tell_all().await;
-                }
+                Step::Read(_) => self.tell_all().await,
                 Step::Close(v1::CloseStore { to }) => return Ok(to),
                 Step::End(_) => return Err(Invalid::new("end", "comes after close").into()),
             }
@@ -187,7 +189,7 @@ impl Mover {
     }
 
     /// Nobody changes anything meanwhile.
-    async fn read_until_ended(&mut self, closing: Closing) -> Result<(), Broken> {
+    async fn read_until_ended(&mut self) -> Result<(), Broken> {
         self.answer(Answer::Closed(v1::StoreClosed {})).await;
         let read = loop {
             match self.next_step().await? {
@@ -200,8 +202,6 @@ impl Mover {
         if read != now {
             return Err(CannotMove::Outdated { read, now }.into());
         }
-        closing.end().await?;
-        self.answer(Answer::Ended(v1::MoveEnded {})).await;
         Ok(())
     }
 
@@ -213,7 +213,10 @@ impl Mover {
     }
 
     /// All that the registry keeps, in parts, for which it waits to be taken.
-    async fn tell_all(&self) {
+    async fn tell_all(&mut self) {
+        if !std::mem::replace(&mut self.has_read, true) {
+            self.note_reading();
+        }
         let publisher = &self.edge.effects.publisher;
         let view = publisher.read(View::clone);
         for part in parts(publisher.epoch(), &view) {

@@ -427,7 +427,9 @@ fn failed(error: impl Into<redb::Error>) -> StoreError {
     match error.into() {
         redb::Error::Io(io) if LACKS_ROOM.contains(&io.kind()) => StoreError::Full(io.to_string()),
         redb::Error::Io(io) if IS_NO_PLACE.contains(&io.kind()) => StoreError::Unusable(io.to_string()),
-        other @ redb::Error::UpgradeRequired(_) => StoreError::Unusable(other.to_string()),
+        other @ (redb::Error::UpgradeRequired(_) | redb::Error::Corrupted(_)) => {
+            StoreError::Unusable(other.to_string())
+        }
         other => StoreError::Unavailable(other.to_string()),
     }
 }

@@ -222,6 +222,53 @@ async fn without_its_lease_a_replica_is_removed_by_no_other_one_of_its_service_a
 }
 
 #[tokio::test]
+async fn without_a_lease_a_replica_s_token_drains_and_undrains_where_it_may_register_and_undoes_no_operator_s_word()
+ {
+    let host = |name: &str, network: &str| {
+        entry(name, &format!("roles = [\"replica\"]\nservices = [\"orders\"]\naddresses = [\"{network}\"]"))
+    };
+    let hosts = [host("host-a", "10.0.1.0/24"), host("host-b", "10.0.2.0/24")].concat();
+    let locked = Locked::start(&(entries() + &hosts), &[], 5000).await;
+    let register = async |token: &str, address: &str| {
+        let wish = v1::RegisterRequest { lease_ttl: seconds(60), ..request("orders", address) };
+        let replica =
+            locked.plane.registry().register(shown(token, wish)).await.unwrap().into_inner().replica;
+        replica.unwrap().replica_id
+    };
+    let (ours, theirs) = (register("host-a", "10.0.1.1:80").await, register("host-b", "10.0.2.1:80").await);
+    let ask = async |token: &str, replica: &str, verb: &str| {
+        let path = format!("/v1/services/orders/replicas/{replica}:{verb}");
+        let body = if verb == "drain" { "{\"allowLast\": true}" } else { "" };
+        let answer = locked.ask("POST", &path, token, body).await;
+        let reason = answer.json()["reason"].as_str().unwrap_or_default().to_owned();
+        (answer.status, reason, answer.body)
+    };
+    for verb in ["drain", "undrain"] {
+        let (status, reason, body) = ask("host-a", &theirs, verb).await;
+        assert_eq!((status, reason.as_str()), (403, "PERMISSION_DENIED"), "{verb}: {body}");
+        assert!(body.contains("10.0.2.1:80 is none of the addresses of its entry"), "{body}");
+        assert_eq!(ask("payments", &theirs, verb).await.0, 403);
+        assert_eq!(ask("payments", "nobody", verb).await.0, 403, "whether it is there is not for him");
+        assert_eq!(ask("host-a", "nobody", verb).await.0, 404);
+        assert_eq!(ask("see", &theirs, verb).await.0, 403);
+    }
+    let drain_of = async |replica: &str| {
+        let path = format!("/v1/services/orders/replicas/{replica}");
+        locked.ask("GET", &path, "see", "").await.json()["drain"].clone()
+    };
+    assert_eq!(ask("host-a", &ours, "drain").await.0, 200);
+    assert_eq!(drain_of(&ours).await["author"], "host-a");
+    assert_eq!(ask("orders", &ours, "undrain").await.0, 200, "whoever owns it, too");
+    assert_eq!(drain_of(&ours).await, Value::Null);
+    assert_eq!(ask("ops", &theirs, "drain").await.0, 200);
+    let (status, reason, body) = ask("host-b", &theirs, "undrain").await;
+    assert_eq!((status, reason.as_str()), (403, "PERMISSION_DENIED"), "{body}");
+    assert!(body.contains("was drained by an operator"), "{body}");
+    assert_eq!(drain_of(&theirs).await["author"], "ops");
+    assert_eq!(ask("ops", &theirs, "undrain").await.0, 200);
+}
+
+#[tokio::test]
 async fn strangers_who_hold_connections_keep_nobody_out_who_says_who_he_is() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("auth.toml");

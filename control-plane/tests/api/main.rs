@@ -24,6 +24,7 @@ mod rest;
 mod rest_decisions;
 mod routes;
 mod statistics;
+mod strangers;
 mod streams;
 mod supervision;
 mod unix_socket;

@@ -188,7 +188,10 @@ impl Ledger {
             Command::Deregister { proof: Proof::None, .. } => None,
             Command::Deregister { proof: Proof::Lease(lease), .. } => Some(*lease),
             Command::ReportHealth { lease, .. } => *lease,
-            Command::Drain(wish) if wish.lease.is_some() => wish.lease,
+            Command::Drain(wish) => match wish.proof {
+                Proof::Lease(lease) => Some(lease),
+                Proof::None | Proof::Force => return Ok(()),
+            },
             Command::Expire { lease, .. } | Command::Hold { lease, .. } | Command::Recover { lease, .. } => {
                 Some(*lease)
             }

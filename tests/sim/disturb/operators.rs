@@ -27,13 +27,15 @@ impl World {
         let command = match (trouble, held) {
             (Trouble::DrainReplica, Some(Held { key, .. })) => Command::Drain(Box::new(DrainWish {
                 key,
-                lease: None,
+                proof: Proof::Force,
                 timeout: Some(ttl),
                 etag: String::new(),
                 allow_last: env.chance(0.2),
                 said,
             })),
-            (Trouble::Undrain, Some(Held { key, .. })) => Command::Undrain { key, etag: String::new(), said },
+            (Trouble::Undrain, Some(Held { key, .. })) => {
+                Command::Undrain { key, proof: Proof::Force, etag: String::new(), said }
+            }
             (Trouble::BlockReplica, Some(Held { key, .. })) => {
                 let (target, proof) = (Target::Key(key), Proof::Force);
                 Command::Deregister { target, proof, said, block: Some(ttl) }
@@ -121,7 +123,12 @@ impl World {
                 let (target, proof) = (Target::Key(key), Proof::Force);
                 return Some(Command::Deregister { target, proof, said, block: None });
             }
-            record.drain.as_ref().map(|_| Command::Undrain { key, etag: String::new(), said })
+            record.drain.as_ref().map(|_| Command::Undrain {
+                key,
+                proof: Proof::Force,
+                etag: String::new(),
+                said,
+            })
         });
         for command in commands.collect::<Vec<_>>() {
             send(&mut self.env, Call { from: None, ask: Ask::Change(command) });

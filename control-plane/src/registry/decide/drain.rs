@@ -6,14 +6,14 @@ use gateway_proto::{ReplicaKey, policy::DrainTimeout};
 
 use super::{Decision, check_etag, commit, existing, why_lease_is_void};
 use crate::registry::{
-    Answer, Cause, Drain, DrainWish, Record, RegistryError, Said, View, mutation::RecordWrite,
+    Answer, Cause, Drain, DrainWish, Proof, Record, RegistryError, Said, View, mutation::RecordWrite,
 };
 
 pub(super) fn drain(view: &View, wish: &DrainWish, at: SystemTime) -> Result<Decision, RegistryError> {
-    let record = match (view.get(&wish.key), wish.lease) {
-        (Some(record), Some(id)) if record.is_kept_by(id) => record,
-        (_, Some(id)) => return Err(why_lease_is_void(view, &wish.key, id, at)),
-        (_, None) => existing(view, &wish.key)?,
+    let record = match (view.get(&wish.key), wish.proof) {
+        (Some(record), Proof::Lease(id)) if record.is_kept_by(id) => record,
+        (_, Proof::Lease(id)) => return Err(why_lease_is_void(view, &wish.key, id, at)),
+        (_, Proof::None | Proof::Force) => existing(view, &wish.key)?,
     };
     check_etag(&wish.etag, record.revision, || format!("replica {}", wish.key))?;
     if record.is_ready() && !wish.allow_last && !has_other_ready(view, record) {
@@ -23,7 +23,7 @@ pub(super) fn drain(view: &View, wish: &DrainWish, at: SystemTime) -> Result<Dec
         let DrainTimeout(timeout) = view.policies().resolve(Some(&wish.key.service)).drain_timeout;
         timeout
     });
-    let by_owner = wish.lease.is_some();
+    let by_owner = wish.proof != Proof::Force;
     let present = record.drain.as_deref();
     // An owner who goes does not take an operator's word back: it stays his drain, by his name.
     let operators = present.filter(|drain| by_owner && !drain.by_owner);
@@ -53,14 +53,18 @@ pub(super) fn drain(view: &View, wish: &DrainWish, at: SystemTime) -> Result<Dec
 pub(super) fn undrain(
     view: &View,
     key: &ReplicaKey,
+    proof: Proof,
     etag: &str,
     said: &Said,
     at: SystemTime,
 ) -> Result<Decision, RegistryError> {
     let record = existing(view, key)?;
     check_etag(etag, record.revision, || format!("replica {key}"))?;
-    if record.drain.is_none() {
+    let Some(drain) = &record.drain else {
         return Ok(Decision::Nothing(Answer::Replica(Arc::clone(record))));
+    };
+    if proof != Proof::Force && !drain.by_owner {
+        return Err(RegistryError::DrainedByOperator(key.clone()));
     }
     let next = Record { drain: None, updated_at: at, ..Record::clone(record) };
     let cause = Cause::Undrained { said: said.clone() };

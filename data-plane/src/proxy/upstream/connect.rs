@@ -87,16 +87,19 @@ pub(super) async fn tcp(endpoint: &Endpoint) -> Result<TcpStream, ConnectFailure
     let connected = async {
         let stream = match address.socket() {
             Some(socket) => TcpStream::connect(socket).await?,
-            None => {
-                let found = tokio::net::lookup_host((address.host(), address.port())).await?;
-                let places = resolved::admitted(address.host(), found)?;
-                TcpStream::connect(&places[..]).await?
-            }
+            None => to_name(address.host(), address.port()).await?,
         };
         stream.set_nodelay(true)?;
         Ok(stream)
     };
     connected.await.map_err(|error| classify(&error))
+}
+
+/// Connects to where a name leads, unless no replica can be there.
+async fn to_name(host: &str, port: u16) -> io::Result<TcpStream> {
+    let found = tokio::net::lookup_host((host, port)).await?;
+    let places = resolved::admitted(host, found)?;
+    TcpStream::connect(&places[..]).await
 }
 
 /// Where the system refuses, the connection works without.
@@ -229,5 +232,22 @@ mod tests {
         ] {
             assert_eq!(by_kind(kind), ConnectFailure::Replica(fault));
         }
+    }
+
+    /// What listens there trusts whoever reaches it, and must not even see a connection.
+    #[tokio::test]
+    async fn a_name_that_leads_to_a_refused_address_is_never_connected_to() {
+        // A notation that is no address of a replica, but for which resolvers yield loopback without asking anybody.
+        const NAME: &str = "0x7f000001";
+        let trap = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = trap.local_addr().unwrap();
+        let mut found = tokio::net::lookup_host((NAME, at.port())).await.unwrap();
+        assert!(found.any(|place| place == at), "the name leads to the trap");
+        let refused = to_name(NAME, at.port()).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+        // This one arrives, and whatever had come before it would be ahead of it.
+        let own = TcpStream::connect(at).await.unwrap();
+        let (_, first) = trap.accept().await.unwrap();
+        assert_eq!(first, own.local_addr().unwrap());
     }
 }

@@ -8,7 +8,7 @@ use super::*;
 fn wish(record: &Record) -> DrainWish {
     DrainWish {
         key: record.key.clone(),
-        lease: None,
+        proof: Proof::Force,
         timeout: Some(30 * SECOND),
         etag: String::new(),
         allow_last: true,
@@ -21,12 +21,17 @@ fn drain(record: &Record) -> Command {
 }
 
 fn drain_by_owner(record: &Record) -> Command {
-    let lease = Some(lease_of(record));
-    Command::Drain(Box::new(DrainWish { lease, said: said("10.0.0.1:9", "bye"), ..wish(record) }))
+    let proof = Proof::Lease(lease_of(record));
+    Command::Drain(Box::new(DrainWish { proof, said: said("10.0.0.1:9", "bye"), ..wish(record) }))
 }
 
 fn undrain(record: &Record, etag: &str) -> Command {
-    Command::Undrain { key: record.key.clone(), etag: etag.into(), said: said("ana", "done") }
+    Command::Undrain {
+        key: record.key.clone(),
+        proof: Proof::Force,
+        etag: etag.into(),
+        said: said("ana", "done"),
+    }
 }
 
 fn finish(record: &Record, is_idle: bool) -> Command {
@@ -161,7 +166,7 @@ fn the_last_ready_replica_is_drained_only_when_that_is_allowed() {
     assert_eq!(registry.run(&careful(&second)), refused(&second));
     // Not by its owner either.
     let owner = Command::Drain(Box::new(DrainWish {
-        lease: Some(lease_of(&second)),
+        proof: Proof::Lease(lease_of(&second)),
         allow_last: false,
         ..wish(&second)
     }));
@@ -226,6 +231,34 @@ fn an_operator_makes_an_owners_drain_his_own() {
 }
 
 #[test]
+fn what_was_drained_without_a_lease_and_by_no_operator_is_undrained_likewise_and_an_operators_word_is_not() {
+    let (mut registry, first, second) = two();
+    let of_service = |record: &Record| {
+        Command::Drain(Box::new(DrainWish { proof: Proof::None, said: said("ci", "deploy"), ..wish(record) }))
+    };
+    let undrain = |record: &Record| Command::Undrain {
+        key: record.key.clone(),
+        proof: Proof::None,
+        etag: String::new(),
+        said: said("ci", "deployed"),
+    };
+    for command in [of_service(&first), drain_by_owner(&first)] {
+        let drained = registry.replica(&command);
+        assert!(drained.drain.as_deref().unwrap().by_owner);
+        assert_eq!(registry.replica(&undrain(&first)).mode(), Mode::Serving);
+    }
+    registry.replica(&of_service(&first));
+    assert_eq!(registry.register(&named("one", 1)).0.mode(), Mode::Serving, "its process begins anew");
+    registry.replica(&drain(&second));
+    registry.replica(&of_service(&second));
+    assert_eq!(
+        registry.run(&undrain(&second)),
+        Err(RegistryError::DrainedByOperator(second.key.clone())),
+        "it stays his"
+    );
+}
+
+#[test]
 fn only_the_present_owner_drains_as_the_owner() {
     let (mut registry, first, _) = two();
     let (second, _) = registry.register(&named("one", 1));
@@ -246,7 +279,12 @@ fn what_is_absent_is_not_drained_and_what_serves_is_not_undrained() {
     let nobody = ReplicaKey::parse("orders", "nobody").unwrap();
     let absent = Command::Drain(Box::new(DrainWish { key: nobody.clone(), ..wish(&record) }));
     assert_eq!(registry.run(&absent), Err(RegistryError::ReplicaNotFound(nobody.clone())));
-    let absent = Command::Undrain { key: nobody.clone(), etag: String::new(), said: Said::default() };
+    let absent = Command::Undrain {
+        key: nobody.clone(),
+        proof: Proof::Force,
+        etag: String::new(),
+        said: Said::default(),
+    };
     assert_eq!(registry.run(&absent), Err(RegistryError::ReplicaNotFound(nobody)));
     assert_eq!(registry.replica(&undrain(&record, "")), record);
     assert_eq!(registry.view.revision(), 2);

@@ -30,7 +30,7 @@ fn what_has_changed_since_it_was_judged_stays() {
     assert_eq!(registry.run(&evict(&stale)), Ok(Answer::Moot));
     let drain = Command::Drain(Box::new(DrainWish {
         key: record.key.clone(),
-        lease: None,
+        proof: Proof::Force,
         timeout: None,
         etag: String::new(),
         allow_last: true,

@@ -57,21 +57,21 @@ async fn registrations_leases_and_revisions_survive_a_restart() {
 }
 
 #[tokio::test]
-async fn a_taken_port_or_store_is_a_usage_error_that_names_its_flag() {
+async fn a_taken_port_or_store_is_told_by_its_flag_and_a_store_that_is_taken_may_be_free_later() {
     let folder = tempfile::tempdir().unwrap();
     let store = StoreLocation::Redb(folder.path().join("gateway.redb"));
     let plane = Plane::start_with(|config| config.store = store.clone()).await;
     let any = "127.0.0.1:0".parse().unwrap();
     let taken = plane.listen();
     let nowhere = StoreLocation::Redb(folder.path().join("no/such/folder.redb"));
-    for (listen, store, flag) in [
-        (taken, StoreLocation::Memory, "--listen "),
-        (any, store, "--store redb:"),
-        (any, nowhere, "--store redb:"),
+    for (listen, store, flag, code) in [
+        (taken, StoreLocation::Memory, "--listen ", 2),
+        (any, store, "--store redb:", 1),
+        (any, nowhere, "--store redb:", 2),
     ] {
         let config = Config { listen: Some(listen), store, ..Config::default() };
         let failure = control_plane::start(config, Shutdown::new()).await.unwrap_err();
-        assert_eq!(failure.code(), 2);
+        assert_eq!(failure.code(), code);
         assert!(failure.to_string().starts_with(flag), "{failure}");
     }
 }

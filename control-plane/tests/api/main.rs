@@ -18,6 +18,7 @@ mod overrides;
 mod peers;
 mod plane;
 mod policies;
+mod quotas;
 mod registry;
 mod reporter;
 mod rest;

@@ -7,7 +7,12 @@
 //! A replica that ends in order deregisters, and registers when it is there again. If it fails after every start it is no
 //! better for that than one that dies, so for a while its breaker is remembered by its name.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use gateway_proto::{ReplicaId, v1};
 
@@ -52,6 +57,18 @@ impl Service {
         let due = replica.breaker().next_probe_at();
         let is_open = replica.breaker().state() == State::Open;
         is_open && due.is_some_and(|due| due > now) && now >= replica.history().changed_at.plus(REST)
+    }
+
+    /// Tells who makes the checks when others are to be knocked at than before.
+    pub(super) fn follow_ports(&self) {
+        let mut hasher = DefaultHasher::new();
+        let ports = self.port_checked();
+        ports.iter().for_each(|replica| replica.key().replica.hash(&mut hasher));
+        let those = if ports.is_empty() { 0 } else { hasher.finish() };
+        if self.ports.swap(those, Relaxed) != those {
+            self.outlets.changes.note([self.name()].into_iter());
+            self.outlets.check_changes.notify_one();
+        }
     }
 
     /// Its port, of that registration, has accepted a connection: its next probe is due. Whether it was not before.

@@ -1,22 +1,22 @@
 //! One service: its replicas, its policy, and whom to ask next.
 
 mod counts;
+mod gate;
 mod hearing;
 
-use std::{
-    hash::{DefaultHasher, Hash, Hasher},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{
-            AtomicBool, AtomicU64,
-            Ordering::{AcqRel, Acquire, Relaxed, SeqCst},
-            compiler_fence,
-        },
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{
+        AtomicBool, AtomicU64,
+        Ordering::{AcqRel, Acquire, Relaxed, SeqCst},
+        compiler_fence,
     },
 };
 
 use arc_swap::ArcSwap;
 use gateway_proto::{Locality, Policy, Protocol, ReplicaId, ServiceName, policy};
+
+use gate::Gate;
 
 use super::{
     checks::{CheckChange, Standing},
@@ -34,7 +34,7 @@ use super::{
     replica::{Failure, Order, Replica},
     spec::{ReplicaSpec, ServiceSpec},
     transition::Transition,
-    view::{Choice, FailOpen, Room, Unavailable, View, room},
+    view::{Choice, FailOpen, Unavailable, View},
 };
 use crate::{
     health::check,
@@ -72,7 +72,7 @@ pub struct Service {
     /// Grows when something changes what its replicas show that is no request.
     stirred: AtomicU64,
     /// Whose ports are checked, as a hash; zero: nobody's.
-    ports: AtomicU64,
+    pub(super) ports: AtomicU64,
     breaker_rejections: AtomicU64,
     pub(super) limits: Limits,
     /// Whether the policy has any, for those who end something.
@@ -570,47 +570,8 @@ impl Service {
         self.places_changed();
     }
 
-    /// Tells who makes the checks when others are to be knocked at than before.
-    fn follow_ports(&self) {
-        let mut hasher = DefaultHasher::new();
-        let ports = self.port_checked();
-        ports.iter().for_each(|replica| replica.key().replica.hash(&mut hasher));
-        let those = if ports.is_empty() { 0 } else { hasher.finish() };
-        if self.ports.swap(those, Relaxed) != those {
-            self.outlets.changes.note([&self.name].into_iter());
-            self.outlets.check_changes.notify_one();
-        }
-    }
-
     fn roster(&self) -> MutexGuard<'_, Roster> {
         // Every write replaces the whole roster at once: a panic elsewhere cannot leave it half-changed.
         self.roster.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Says whether a breaker may open by its rules. Where that is bounded, it holds the roster from the count until the breaker
-/// has opened, so that no two take the last place.
-struct Gate<'a> {
-    service: &'a Service,
-    room: Room,
-    roster: Option<MutexGuard<'a, Roster>>,
-}
-
-impl Gate<'_> {
-    fn opens(&mut self) -> bool {
-        match self.room {
-            Room::Unbounded => true,
-            Room::None => false,
-            Room::Some => {
-                let service = self.service;
-                let roster = self.roster.get_or_insert_with(|| service.roster());
-                let policy = &roster.policy.health_check;
-                let is_asked = |replica: &&Arc<Replica>| {
-                    replica.takes_requests() && replica.standing(policy) == Standing::Asked
-                };
-                let ready = roster.replicas.iter().filter(is_asked);
-                room(&roster.policy.breaker, ready) != Room::None
-            }
-        }
     }
 }

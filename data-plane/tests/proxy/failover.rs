@@ -359,7 +359,7 @@ async fn a_replica_that_comes_back_is_probed_by_one_request_at_a_time() {
 /// Opens the breaker of the only replica.
 fn trip(gateway: &Gateway) {
     let (service, now) = (gateway.service(), gateway.clock.now());
-    let picked = service.pick(0, now, &[], Draw::default()).unwrap();
+    let picked = service.pick(0, now, &[], Draw::default()).expect("nobody else is asked");
     service.settle(0, &picked.replica, picked.permit, Outcome::Failure(Fault::Reset), now, 0.5);
     assert_eq!(states(gateway), [State::Open]);
 }
@@ -377,8 +377,8 @@ fn at_once() -> Policy {
 async fn probe(gateway: &Gateway) -> TcpStream {
     loop {
         let (mut client, mut status) = (gateway.connect().await, [0; 12]);
-        client.write_all(b"GET /orders/ HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
-        client.read_exact(&mut status).await.unwrap();
+        client.write_all(b"GET /orders/ HTTP/1.1\r\nhost: gw\r\n\r\n").await.expect("it listens");
+        client.read_exact(&mut status).await.expect("it answers");
         if &status == b"HTTP/1.1 200" {
             return client;
         }

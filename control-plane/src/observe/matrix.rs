@@ -33,6 +33,8 @@ pub struct Matrix {
     suspects: BTreeSet<ReplicaKey>,
     row_count: usize,
     changes: Changes,
+    /// The last of all doubts, see [`Replica::doubts`].
+    last_doubt: u64,
 }
 
 /// One replica, as the data planes that report it see it.
@@ -44,7 +46,8 @@ pub struct Replica {
     /// When the first of them came.
     added: Change,
     tally: Tally,
-    /// Reports that say otherwise than that its checks fail.
+    /// The last report that said otherwise than that its checks fail, or the one that was the first after nobody had known it, by
+    /// number: while it is the same, all have failed without a break.
     doubts: u64,
 }
 
@@ -301,7 +304,8 @@ impl Matrix {
     fn put(&mut self, node: &NodeId, key: ReplicaKey, mut row: Row, is_full: bool, at: SystemTime) -> bool {
         let is_doubt = row.check.is_some() && !row.is_failing();
         if let Some(replica) = self.replicas.get_mut(&key).filter(|_| is_doubt) {
-            replica.doubts = replica.doubts.wrapping_add(1);
+            self.last_doubt += 1;
+            replica.doubts = self.last_doubt;
         }
         let known = self.replicas.get_mut(&key).and_then(|replica| replica.rows.get_mut(node));
         if let Some(cell) = known {
@@ -328,12 +332,10 @@ impl Matrix {
         let is_open = row.is_open();
         self.row_count += 1;
         self.nodes.entry(node.clone()).or_default().keys.insert(key.clone());
-        let replica = self.replicas.entry(key.clone()).or_insert_with(|| Replica {
-            rows: BTreeMap::new(),
-            open: 0,
-            added: change,
-            tally: Tally::default(),
-            doubts: u64::from(is_doubt),
+        let replica = self.replicas.entry(key.clone()).or_insert_with(|| {
+            self.last_doubt += 1;
+            let (open, added, tally, doubts) = (0, change, Tally::default(), self.last_doubt);
+            Replica { rows: BTreeMap::new(), open, added, tally, doubts }
         });
         replica
             .rows

@@ -35,7 +35,7 @@ pub struct Sight {
     pub reporting: usize,
     /// How many reported it, cannot be heard now, and are not forgotten yet.
     pub silent: usize,
-    /// How many reports, of any data plane, have said otherwise than that its checks fail.
+    /// The number of the last report, of any data plane, that said otherwise than that its checks fail, or came after nobody had known it.
     pub doubts: u64,
     /// Failures in a row over all of them, as far as they do not hang on the word of one among several.
     pub failures_in_a_row: u64,

@@ -22,6 +22,8 @@ const MEMORY: u64 = 3_600_000_000_000;
 pub(super) struct Reports {
     /// When each data plane was heard last.
     heard: BTreeMap<NodeId, u64>,
+    /// When the control plane looked at who is silent last.
+    judged_at: Option<u64>,
     said: BTreeMap<ReplicaKey, BTreeMap<NodeId, Said>>,
     /// Registrations that were to be evicted, and when.
     gone: BTreeMap<ServiceName, BTreeMap<(ReplicaKey, i64), u64>>,
@@ -53,11 +55,17 @@ impl Reports {
 }
 
 impl Ledger {
+    /// The control plane has looked at what data planes say, and at who is silent.
+    pub(crate) fn judged(&mut self, now: u64) {
+        self.reports.judged_at = Some(now);
+    }
+
     /// A report has come.
     pub(crate) fn reported(&mut self, now: u64, node: NodeId, rows: &[Breaker]) {
         let reports = &mut self.reports;
         let last = reports.heard.insert(node, now);
-        let was_silent = last.is_none_or(|last| now - last >= SILENT);
+        // A silence that nobody looked into is none: it may be the control plane that stood still.
+        let was_silent = last.is_none_or(|last| reports.judged_at.is_some_and(|at| at >= last + SILENT));
         let mut told = BTreeSet::new();
         for row in rows {
             let key = ReplicaKey::parse(&row.service, &row.replica_id).expect("a name");

@@ -104,6 +104,7 @@ impl Running {
         for eviction in &due {
             ledger.only_what_nobody_reaches_is_evicted(env.now, eviction)?;
         }
+        ledger.judged(now);
         Ok(due)
     }
 }

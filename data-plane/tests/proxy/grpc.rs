@@ -98,6 +98,16 @@ async fn trailers_only(status: &'static str) -> H2Replica {
     .await
 }
 
+/// Takes calls, and answers none.
+async fn hanging() -> H2Replica {
+    H2Replica::start(h2::server::Builder::new(), |_, body, answering| async move {
+        let _held = answering;
+        read(body).await;
+        std::future::pending::<()>().await;
+    })
+    .await
+}
+
 fn before(replica: &H2Replica) -> Gateway {
     Gateway::start_to(vec![replica.endpoint()], Arc::default(), Policy::default())
 }
@@ -227,12 +237,7 @@ async fn a_replica_is_told_what_is_left_of_a_calls_time() {
 
 #[tokio::test]
 async fn a_replica_that_is_asked_beside_another_is_told_what_is_left_by_then() {
-    let hanging = H2Replica::start(h2::server::Builder::new(), |_, body, answering| async move {
-        let _held = answering;
-        read(body).await;
-        std::future::pending::<()>().await;
-    })
-    .await;
+    let hanging = hanging().await;
     let good = answering("0").await;
     let mut policy = Policy::default();
     policy.retry.methods = Methods::parse(["POST"]).unwrap();
@@ -277,12 +282,7 @@ async fn a_call_ends_with_its_time_and_nobody_but_the_caller_chose_that() {
 
 #[tokio::test]
 async fn a_replica_that_hangs_is_found_out_although_no_call_has_as_much_time_as_an_attempt() {
-    let hanging = H2Replica::start(h2::server::Builder::new(), |_, body, answering| async move {
-        let _held = answering;
-        read(body).await;
-        std::future::pending::<()>().await;
-    })
-    .await;
+    let hanging = hanging().await;
     let good = answering("0").await;
     let mut policy = Policy::default();
     policy.timeout.per_try = Duration::from_millis(600);

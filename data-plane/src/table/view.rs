@@ -249,7 +249,6 @@ impl View {
         inflight: impl FnOnce() -> u64,
     ) -> Result<Choice<'_>, Unavailable> {
         if !self.resting.is_empty()
-            && !draw.is_beside
             && let Some(probe) = self.probe(now, tried, draw)
         {
             return Ok(probe);
@@ -291,7 +290,7 @@ impl View {
         let rest = rest.or_else(|| self.stand_in(now, tried, draw));
         // Who seemed to take it has just been taken out: better a probe than nobody.
         let spent = || self.probe(now, tried, Draw { is_unrepeatable: false, ..draw });
-        let rest = rest.or_else(|| (draw.is_unrepeatable && !draw.is_beside).then(spent).flatten());
+        let rest = rest.or_else(|| draw.is_unrepeatable.then(spent).flatten());
         rest.ok_or_else(|| self.unavailable(now, tried))
     }
 

@@ -118,7 +118,7 @@ impl Attempt {
 
     /// The response's body goes on from here, and is cut when the replica's drain is over.
     pub(in crate::proxy) fn streams(&self, body: &Rc<RefCell<UpstreamBody>>) {
-        self.worker.flights().streams(self.place, body, self.passes_at);
+        self.worker.flights().streams(self.place, body);
     }
 
     /// The task that moves the response is about to wait.
@@ -164,6 +164,7 @@ impl Attempt {
     fn passes_soon(&mut self) {
         if self.is_probe() && self.passes_at == Tick::NEVER {
             self.passes_at = self.worker.now().plus(PROBE_BODY);
+            self.worker.flights().is_due(self.place, self.passes_at);
         }
     }
 
@@ -211,10 +212,7 @@ impl Attempt {
 
     /// Something of the answer to a call has come: as good as a head that says all.
     pub(in crate::proxy) fn got_message(&mut self) {
-        if self.is_probe() && self.passes_at == Tick::NEVER {
-            self.passes_soon();
-            self.worker.flights().is_due(self.place, self.passes_at);
-        }
+        self.passes_soon();
     }
 
     /// What stands behind the response's body is known.

@@ -44,22 +44,18 @@ impl Journey<'_> {
             return;
         }
         let Some(asked) = self.stale_asked() else { return };
-        let may_be_kept = stale::may_keep(head).is_some_and(|terms| asked.lets(terms));
-        if !may_be_kept {
-            // Of what may be somebody's own, nothing follows for others; and of one that is merely not kept, nothing for those that are.
-            let says_no = head.status != StatusCode::OK || stale::forbids(&head.fields);
-            if asked.is_anybodys && says_no && stale::withdraws(head.status, false) {
-                stale.borrow().withdraw(asked.key.resource, now);
-            }
-            return;
-        }
         let mut body = body.borrow_mut();
         let length = body.size_hint().exact();
-        if body.ends_by_close() {
+        if !body.ends_by_close()
+            && let Some(copying) = Copying::begin(stale, asked.clone(), head, length, self.started, now)
+        {
+            body.copy(copying);
             return;
         }
-        if let Some(copying) = Copying::begin(stale, asked, head, length, self.started, now) {
-            body.copy(copying);
+        // Of one that is merely not kept, nothing follows for those that are; nor, of what may be somebody's own, for others.
+        let says_no = head.status != StatusCode::OK || stale::forbids(&head.fields);
+        if asked.is_anybodys && says_no && stale::withdraws(head.status, false) {
+            stale.borrow().withdraw(asked.key.resource, now);
         }
     }
 

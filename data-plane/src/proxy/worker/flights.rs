@@ -121,11 +121,10 @@ impl Flights {
         }
     }
 
-    /// The attempt's response head has come, and this is its body, to be looked at from then on.
-    pub(in crate::proxy) fn streams(&self, place: usize, streaming: &Rc<RefCell<UpstreamBody>>, from: Tick) {
-        if let Place::Taken { body, due, .. } = &mut self.places.borrow_mut().all[place] {
+    /// The attempt's response head has come, and this is its body.
+    pub(in crate::proxy) fn streams(&self, place: usize, streaming: &Rc<RefCell<UpstreamBody>>) {
+        if let Place::Taken { body, .. } = &mut self.places.borrow_mut().all[place] {
             *body = Rc::downgrade(streaming);
-            *due = from;
         }
     }
 

@@ -55,8 +55,9 @@ impl LeaseBook {
             let Some(terms) = record.lease else { continue };
             let known = before.remove(&record.key).filter(|entry| entry.terms == terms);
             let held = record.lost.is_some();
-            let new =
-                Entry { terms, kept: now, waits: false, lapsed: held, held, given_up: None, heard: now };
+            // Who was lost before this process began was silent for all of its time by then.
+            let kept = if held { 0 } else { now };
+            let new = Entry { terms, kept, waits: false, lapsed: held, held, given_up: None, heard: now };
             let entry = known.unwrap_or(new);
             self.leases.insert(record.key.clone(), entry);
         }

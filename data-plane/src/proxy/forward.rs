@@ -402,6 +402,7 @@ enum Ended {
 
 impl Journey<'_> {
     async fn run(&mut self) -> Answer {
+        let _held = self.hold_resource();
         let result = self.ask().await.and_then(|answer| self.check_switch(answer));
         self.count_retries(0, &result);
         let answer = self.conclude(result).await;

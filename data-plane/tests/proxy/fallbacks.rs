@@ -278,6 +278,40 @@ async fn what_was_changed_or_is_gone_is_nobody_s_last_good_answer() {
 }
 
 #[tokio::test]
+async fn an_answer_that_was_asked_for_before_its_resource_changed_is_nobodys_last_good_one() {
+    let gate = tokio::sync::watch::Sender::new(false);
+    let opens = gate.clone();
+    let replica = raw_replica(move |mut stream| {
+        let gate = opens.clone();
+        async move {
+            while let Some(message) = read_message(&mut stream).await {
+                let answer = match &message {
+                    deletion if deletion.starts_with("DELETE") => "204 No Content\r\n\r\n",
+                    _ if *gate.borrow() => "503 Service Unavailable\r\ncontent-length: 0\r\n\r\n",
+                    _ => {
+                        gate.subscribe().wait_for(|is_open| *is_open).await.unwrap();
+                        "200 OK\r\ncontent-length: 5\r\n\r\ngood!"
+                    }
+                };
+                stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).await.unwrap();
+            }
+        }
+    })
+    .await;
+    let gateway = Gateway::start(&[replica], stale_answers()).await;
+    let mut client = gateway.connect().await;
+    client.write_all(b"GET /orders/1 HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
+    eventually("the replica is asked", || gateway.service().requests_inflight() == 1).await;
+    let deletion = "DELETE /orders/1 HTTP/1.1\r\nhost: gw\r\nconnection: close\r\n\r\n";
+    assert_eq!(status(&gateway.send(deletion).await), 204);
+    gate.send_replace(true);
+    let answer = read_message(&mut client).await.expect("it comes");
+    assert_eq!(body(&answer), "good!");
+    let last = gateway.get("/orders/1").await;
+    assert_eq!(status(&last), 503, "{last}");
+}
+
+#[tokio::test]
 async fn an_answer_in_chunks_is_kept_and_one_that_broke_off_or_has_trailers_is_not() {
     for (answer, is_kept) in [
         ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\ngood!\r\n0\r\n\r\n", true),

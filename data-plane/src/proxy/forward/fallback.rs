@@ -5,13 +5,13 @@ use std::{mem, time::Duration};
 
 use bytes::Bytes;
 use gateway_proto::policy::{Fallback, Methods, RequestRules};
-use http::StatusCode;
+use http::{Method, StatusCode};
 
 use super::{
     Ending, Journey,
     admission::check_policy,
     affinity, rate_limit, repeats,
-    stale::{self, AGE, Copying},
+    stale::{self, AGE, Copying, Held},
     stay::Stay,
 };
 use crate::{
@@ -28,6 +28,14 @@ impl Journey<'_> {
     /// Whether its service's policy has something else for how it ended.
     pub(super) fn may_fall_back(&self, ending: &Ending, fallback: &Fallback) -> bool {
         fallback.is_any() && self.upgrade.is_none() && self.is_failure(ending, fallback)
+    }
+
+    /// Has it known of the answer, if that may be kept, what is heard of its resource while it is waited for.
+    pub(super) fn hold_resource(&self) -> Option<Held> {
+        let keeps = || !self.service.policy().fallback.stale_max_age.is_zero();
+        let is_held = self.service.has_fallback() && self.head.method == Method::GET && keeps();
+        let stale = self.worker.stale().borrow();
+        is_held.then(|| stale.hold(stale::resource(self.service.id(), &self.head), self.started))
     }
 
     /// Has a good answer kept, for when nobody gives another, in place of what it shows to be so no more.

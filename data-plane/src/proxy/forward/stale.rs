@@ -27,7 +27,7 @@ use crate::{
     routing::Tick,
 };
 
-use resources::Held;
+pub(super) use resources::Held;
 pub(in crate::proxy) use resources::Resources;
 pub(in crate::proxy) use rules::{AGE, Asked, Key, asked};
 pub(super) use rules::{Terms, age, forbids, may_keep, resource, withdraws};
@@ -95,6 +95,11 @@ impl StaleAnswers {
     pub(in crate::proxy) fn new(limit: usize, resources: Arc<Resources>) -> Self {
         let (by_key, by_service, by_size) = (HashMap::new(), HashMap::new(), BTreeSet::new());
         Self { limit, size: 0, copying: 0, by_key, by_service, by_size, next: 0, resources }
+    }
+
+    /// For a request that began at `since`, and for as long as it is under way: what of its resource is withdrawn meanwhile is void.
+    pub(super) fn hold(&self, resource: u64, since: Tick) -> Held {
+        self.resources.hold(resource, since)
     }
 
     /// No answer to this resource that has come by now is to be used any more, whoever keeps it.

@@ -13,21 +13,21 @@ use dashmap::{DashMap, Entry};
 
 use crate::routing::Tick;
 
-/// The resources of which anybody keeps an answer, or is about to, by a hash of service, host and target. Of two with the same hash
+/// The resources of which anybody keeps an answer, or has asked for one, by a hash of service, host and target. Of two with the same hash
 /// each is withdrawn with the other.
 #[derive(Debug, Default)]
 pub(in crate::proxy) struct Resources(DashMap<u64, Resource>);
 
 #[derive(Debug)]
 struct Resource {
-    /// Answers that are kept, or copied.
+    /// Answers that are kept, or copied, and requests under way.
     held: usize,
     /// When it was withdrawn last, since somebody holds one: a nanosecond more than the tick; zero: not at all.
     withdrawn: AtomicU64,
 }
 
 impl Resources {
-    /// For an answer that came at `since`, for as long as it is kept.
+    /// For an answer that came, or was asked for, at `since`, for as long as it is kept.
     pub(super) fn hold(self: &Arc<Self>, resource: u64, since: Tick) -> Held {
         self.0.entry(resource).or_insert(Resource { held: 0, withdrawn: AtomicU64::new(0) }).held += 1;
         Held { resources: Arc::clone(self), resource, since }
@@ -41,9 +41,9 @@ impl Resources {
     }
 }
 
-/// That an answer to a resource is kept.
+/// That an answer to a resource is kept, or waited for.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(in crate::proxy) struct Held {
     resources: Arc<Resources>,
     resource: u64,
     since: Tick,

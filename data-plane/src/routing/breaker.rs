@@ -202,10 +202,9 @@ pub struct Rejected {
 #[derive(Debug)]
 pub struct Breaker {
     word: SharedWord,
-    /// The tick at which somebody has to look: OPEN, the next probe; HALF_OPEN, the end of the probe's lease.
+    /// The tick at which somebody has to look: OPEN, the next probe; HALF_OPEN, the end of the probe's lease, or when there was
+    /// none any more.
     until: AtomicU64,
-    /// Before this tick, what must not be sent twice is kept from being its probe.
-    spared_until: AtomicU64,
     /// Nanoseconds that it was open for last, jitter included; the streak decays by one in as long.
     open_time: AtomicU64,
     /// Start of the running healthy interval: the tick of closing, of the last failure, or of the last decay.
@@ -239,7 +238,6 @@ impl Breaker {
         Self {
             word: SharedWord::new(),
             until: AtomicU64::new(0),
-            spared_until: AtomicU64::new(0),
             open_time: AtomicU64::new(0),
             healthy_since: AtomicU64::new(0),
             trip_count: AtomicU64::new(0),
@@ -361,12 +359,6 @@ impl Breaker {
 
     fn until(&self) -> Tick {
         Tick::from_nanos(self.until.load(Acquire))
-    }
-
-    /// Until when requests that may be sent twice are waited for, if a probe is welcome from `due` on: a quarter of the time that
-    /// it was open for.
-    fn spared(&self, due: Tick) -> Tick {
-        due.plus(Duration::from_nanos(self.open_time.load(Acquire)) / 4)
     }
 }
 

@@ -76,8 +76,7 @@ impl Service {
         if replica.incarnation() != incarnation || !self.is_port_checked(replica) {
             return false;
         }
-        let spare = self.policy().breaker.base_open / 4;
-        let is_hastened = replica.breaker().hasten(now, spare);
+        let is_hastened = replica.breaker().hasten(now);
         if is_hastened {
             self.view.load().look_again();
             self.stir();

@@ -239,6 +239,42 @@ fn the_first_probe_is_a_request_that_may_be_sent_twice_if_one_comes_in_time() {
 }
 
 #[test]
+fn what_must_not_be_sent_twice_finds_out_a_registration_as_soon_however_long_its_predecessor_was_out() {
+    let (table, service, _) = table_of(&["a", "b"]);
+    let unrepeatable = Draw { is_unrepeatable: true, ..Draw::default() };
+    trip(&service, START, "b");
+    let mut now = START;
+    for _ in 0..6 {
+        now = now.plus(Duration::from_secs(100));
+        assert_eq!(ask(&service, now, Outcome::Failure(Fault::Reset)), "b");
+    }
+    // A quarter of `base_open`, whatever it has become.
+    let probes_at = |now: Tick| {
+        let pick = |millis| {
+            let at = now.plus(Duration::from_millis(millis));
+            service.pick(0, at, &[], unrepeatable).unwrap()
+        };
+        assert_eq!(pick(249).replica.key().replica.as_str(), "a");
+        let picked = pick(250);
+        assert_eq!((picked.replica.key().replica.as_str(), picked.permit.is_probe()), ("b", true));
+        picked
+    };
+    let anew = |incarnation| orders([replica("a"), ReplicaSpec { incarnation, ..replica("b") }]);
+    table.apply(&[anew(2)], &[], now);
+    let picked = probes_at(now);
+    // Nor is it for longer once that was given up.
+    now = now.plus(Duration::from_secs(1));
+    service.settle(0, &picked.replica, picked.permit, Outcome::Neutral, now, 0.5);
+    let picked = probes_at(now);
+    service.settle(0, &picked.replica, picked.permit, Outcome::Failure(Fault::Reset), now, 0.5);
+    // Or once it has left in between.
+    table.apply(&[orders([replica("a")])], &[], now);
+    now = now.plus(Duration::from_secs(1));
+    table.apply(&[anew(3)], &[], now);
+    probes_at(now);
+}
+
+#[test]
 fn an_attempt_beside_another_is_nobodys_probe() {
     let (_table, service, _) = table_of(&["a", "b"]);
     let beside = Draw { is_unrepeatable: true, is_beside: true, ..Draw::default() };

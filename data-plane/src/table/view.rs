@@ -340,8 +340,9 @@ impl View {
         // Another will do as well for a while, and its failure costs nobody anything.
         let is_spared = draw.is_unrepeatable
             && self.closed().any(|replica| !is_among(tried, replica) && self.has_place(replica));
+        let policy = &self.policy.breaker;
         let mut askable =
-            self.resting.iter().filter(|replica| !is_spared || replica.breaker().spares_until() <= now);
+            self.resting.iter().filter(|replica| !is_spared || replica.breaker().spares_until(policy) <= now);
         let probe = askable.find_map(|replica| self.admit(replica, now, tried, draw));
         if probe.is_none() {
             let next = self.soonest_probe();

@@ -25,8 +25,6 @@ pub(crate) struct Expected {
     /// Since when a rule that the policy only observes is told again.
     silent_until: Tick,
     until: Tick,
-    /// Until when its first probe is left to requests that may be sent twice.
-    spared_until: Tick,
     /// When the probe that is out counts as lost.
     pub(super) probe: Option<Tick>,
     successes: u32,
@@ -56,7 +54,6 @@ impl Expected {
             responses: Vec::new(),
             silent_until: Tick::ORIGIN,
             until: now,
-            spared_until: Tick::ORIGIN,
             probe: None,
             successes: 0,
             disproof: 0,
@@ -77,8 +74,7 @@ impl Expected {
         }
         let Self { streak, is_uncertain, open_for, .. } = *past;
         let state = if is_out { State::Open } else { State::Closed };
-        let spared_until = now.plus(open_for / 4);
-        Self { state, streak, is_uncertain, open_for, spared_until, healthy_since: now, ..self }
+        Self { state, streak, is_uncertain, open_for, until: now, healthy_since: now, ..self }
     }
 
     /// A probe is on its way, and counts as lost from `lost` on.
@@ -98,14 +94,13 @@ impl Expected {
     }
 
     /// Whether its first probe is left to requests that may be sent twice.
-    pub(crate) fn spares(&self, now: Tick) -> bool {
-        match (self.state, self.probe) {
-            (State::Open, _) => now < self.spared_until,
-            (State::HalfOpen, _) if self.successes > 0 => false,
-            (State::HalfOpen, Some(lost)) => now < lost.plus(self.open_for / 4),
-            (State::HalfOpen, None) => now < self.spared_until,
-            _ => false,
-        }
+    pub(crate) fn spares(&self, now: Tick, policy: &policy::Breaker) -> bool {
+        let due = match self.state {
+            State::HalfOpen if self.successes > 0 => return false,
+            State::Open | State::HalfOpen => self.probe.unwrap_or(self.until),
+            State::Closed | State::ForcedClosed | State::ForcedOpen => return false,
+        };
+        now < due.plus(policy.base_open / 4)
     }
 
     /// Its next probe is due at `until`, which may be sooner than it said when it opened, but only while nobody of its service
@@ -126,7 +121,6 @@ impl Expected {
         let may_be = until == self.until || until < self.until && anybody != Some(true);
         if until < self.until {
             self.until = until;
-            self.spared_until = until.plus((self.open_for / 4).min(longest / 4));
         }
         claim("probes_are_hastened_where_nobody_is_left", is_soon && may_be, || {
             format!("{key} is due at {until:?}, anybody there: {anybody:?}: {self:?}")
@@ -140,9 +134,8 @@ impl Expected {
         self.outcomes.clear();
         self.responses.clear();
         self.silence = Silence::since(now);
-        if self.state == State::Open {
+        if matches!(self.state, State::Open | State::HalfOpen) {
             self.until = now;
-            self.spared_until = now.plus(self.open_for / 4);
         }
     }
 
@@ -238,7 +231,7 @@ impl Expected {
         match heard.outcome {
             Outcome::Neutral => {
                 self.era += 1;
-                self.spared_until = now.plus(self.open_for / 4);
+                self.until = now;
                 None
             }
             Outcome::Failure(fault) => Some(Reason::ProbeFailed { fault: Some(fault) }),
@@ -303,7 +296,7 @@ impl Expected {
             self.open_times_double_up_to_the_longest(key, change, now, policy, somebody)?;
         } else {
             self.healthy_since = now;
-            self.spared_until = Tick::ORIGIN;
+            self.until = Tick::ORIGIN;
         }
         Ok(())
     }
@@ -320,7 +313,6 @@ impl Expected {
     ) -> Checked {
         self.until = change.until.unwrap_or(now);
         self.open_for = self.until.since(now);
-        self.spared_until = self.until.plus(self.open_for / 4);
         let doubled = policy.base_open * 2_u32.pow(self.streak);
         let is_near = |longest: Duration| {
             let middle = doubled.min(longest);

@@ -173,7 +173,7 @@ impl Picks<'_> {
     }
 
     fn is_spared(&self, spec: &ReplicaSpec) -> bool {
-        self.breaker(spec).is_some_and(|breaker| breaker.spares(self.now))
+        self.breaker(spec).is_some_and(|breaker| breaker.spares(self.now, self.policy))
     }
 
     /// Whether the replica waits for a probe, which only those of the tier in use and of better ones get.

@@ -314,9 +314,14 @@ impl Node {
     }
 
     fn waste_a_turn(&mut self, env: &Env, service: &Service) {
-        // By a request that is spared being a probe, where it can be: that would be another bug.
-        let draw = Draw { is_unrepeatable: true, ..Draw::default() };
-        if let Ok(Picked { replica, permit, .. }) = service.pick(0, env.tick(), &[], draw) {
+        // Not while it may be a probe: that would be another bug.
+        let (now, policy) = (env.tick(), service.policy().breaker);
+        let replicas = service.replicas();
+        let mut states = replicas.iter().map(|replica| replica.breaker_view(now, &policy).state);
+        if !states.all(State::lets_all_through) {
+            return;
+        }
+        if let Ok(Picked { replica, permit, .. }) = service.pick(0, env.tick(), &[], Draw::default()) {
             service.settle(0, &replica, permit, Outcome::Neutral, env.tick(), 0.5);
         }
     }

@@ -3,8 +3,6 @@
 //!
 //! None of it is for the request path: each waits for a transition that is being written.
 
-use std::time::Duration;
-
 use super::{Breaker, Change, ForcedState, Reason, State, word::Word};
 use crate::routing::{
     Tick,
@@ -20,11 +18,11 @@ impl Breaker {
     pub fn reprobe(&self, now: Tick) {
         loop {
             let word = self.word.settled();
-            if word.state == State::Open {
+            if matches!(word.state, State::Open | State::HalfOpen) {
                 if let Some(busy) = self.word.claim(word) {
                     self.until.store(now.as_nanos(), Release);
-                    self.spared_until.store(self.spared(now).as_nanos(), Release);
-                    self.word.settle(busy);
+                    self.clear();
+                    self.word.settle(Word { count: 0, probe_out: false, ..busy });
                     return;
                 }
                 continue;
@@ -38,19 +36,16 @@ impl Breaker {
         }
     }
 
-    /// Has the next probe of an open breaker due at `due` at the latest, and left for no longer than `spare` from then on to
-    /// requests that may be sent twice; whether it was later. Its open time and streak stay: if the probe fails, it
-    /// rests for as long as it would have then.
-    pub fn hasten(&self, due: Tick, spare: Duration) -> bool {
+    /// Has the next probe of an open breaker due at `due` at the latest; whether it was later. Its open time and streak stay: if
+    /// the probe fails, it rests for as long as it would have then.
+    pub fn hasten(&self, due: Tick) -> bool {
         loop {
             let word = self.word.settled();
             if word.state != State::Open || self.until() <= due {
                 return false;
             }
             if let Some(busy) = self.word.claim(word) {
-                let spared = self.spared(due).min(due.plus(spare));
                 self.until.store(due.as_nanos(), Release);
-                self.spared_until.store(spared.as_nanos(), Release);
                 self.word.settle(busy);
                 return true;
             }
@@ -138,7 +133,7 @@ impl Breaker {
             self.word.claim(from)?;
             self.clear();
             self.disproof.store(0, Release);
-            self.spared_until.store(0, Release);
+            self.until.store(0, Release);
             self.healthy_since.store(now.as_nanos(), Release);
             self.word.settle(to);
         }

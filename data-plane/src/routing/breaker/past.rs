@@ -31,7 +31,6 @@ impl Breaker {
         self.open_time.store(open_time, Release);
         self.healthy_since.store(now.as_nanos(), Release);
         self.until.store(now.as_nanos(), Release);
-        self.spared_until.store(self.spared(now).as_nanos(), Release);
         let state = if is_out { State::Open } else { State::Closed };
         self.word.settle(Word { state, streak, ..self.word.load() });
         self

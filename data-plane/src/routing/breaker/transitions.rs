@@ -235,7 +235,6 @@ impl Breaker {
         }
         self.until.store(until.as_nanos(), Release);
         self.open_time.store(whole_nanos(open_time), Release);
-        self.spared_until.store(self.spared(until).as_nanos(), Release);
         let trip_count = self.trip_count.fetch_add(1, AcqRel) + 1;
         self.word.settle(Word { state: State::Open, probe_out: false, count: 0, streak, ..busy });
         Some(Change {
@@ -283,7 +282,7 @@ impl Breaker {
     pub(super) fn release_probe(&self, generation: u64, now: Tick) {
         while let Some(word) = self.word.of_generation(generation) {
             if let Some(busy) = self.word.claim(word) {
-                self.spared_until.store(self.spared(now).as_nanos(), Release);
+                self.until.store(now.as_nanos(), Release);
                 self.word.settle(Word { probe_out: false, ..busy });
                 return;
             }

@@ -60,17 +60,17 @@ impl Breaker {
         self.word.settled().state
     }
 
-    /// Until when its first probe is left to requests that may be sent twice: a quarter of its open time after it is due, or
-    /// after a probe before it was given up or lost, of which nobody knows how it would have ended. [`Tick::ORIGIN`]
+    /// Until when its first probe is left to requests that may be sent twice: a quarter of `base_open` after it is due, or
+    /// after a probe before it was given up or lost, of which nobody knows how it would have ended. However long it was open: where nothing
+    /// comes but what must not be sent twice, that is how much longer its replica waits. [`Tick::ORIGIN`]
     /// while it is closed or forced, and once a probe has succeeded: what has answered is not expected to swallow the next
     /// request. Waits for a transition that is being written.
-    pub fn spares_until(&self) -> Tick {
+    pub fn spares_until(&self, policy: &policy::Breaker) -> Tick {
         loop {
             let word = self.word.settled();
             let until = match word.state {
                 State::HalfOpen if word.count > 0 => Tick::ORIGIN,
-                State::HalfOpen if word.probe_out => self.spared(self.until()),
-                State::Open | State::HalfOpen => Tick::from_nanos(self.spared_until.load(Acquire)),
+                State::Open | State::HalfOpen => self.until().plus(policy.base_open / 4),
                 State::Closed | State::ForcedOpen | State::ForcedClosed => Tick::ORIGIN,
             };
             if self.word.of_generation(word.generation).is_some() {

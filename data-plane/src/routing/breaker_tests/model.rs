@@ -398,7 +398,7 @@ proptest! {
                 }
                 Step::Hasten(millis) => {
                     let due = now + millis;
-                    prop_assert_eq!(breaker.hasten(at(due), Duration::ZERO), model.hasten(due));
+                    prop_assert_eq!(breaker.hasten(at(due)), model.hasten(due));
                 }
                 Step::Force(state) => {
                     let change = breaker.force(state, at(now));

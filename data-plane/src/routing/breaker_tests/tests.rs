@@ -296,28 +296,28 @@ fn a_neutral_probe_frees_its_place_and_changes_nothing_else() {
 #[test]
 fn a_probe_that_is_given_up_or_lost_leaves_the_next_to_what_may_be_sent_twice() {
     let breaker = tripped();
-    assert_eq!(breaker.spares_until(), at(1250));
+    assert_eq!(breaker.spares_until(&policy()), at(1250));
     let probe = admit(&breaker, 1000);
     breaker.record(probe, Outcome::Neutral, at(1300), &policy(), NO_JITTER);
-    assert_eq!(breaker.spares_until(), at(1550));
+    assert_eq!(breaker.spares_until(&policy()), at(1550));
     drop(admit(&breaker, 1300));
-    assert_eq!(breaker.spares_until(), at(21_550), "a quarter after its lease");
+    assert_eq!(breaker.spares_until(&policy()), at(21_550), "a quarter after its lease");
     call(&breaker, 21_300, Outcome::Success);
-    assert_eq!(breaker.spares_until(), Tick::ORIGIN, "it has answered");
+    assert_eq!(breaker.spares_until(&policy()), Tick::ORIGIN, "it has answered");
 }
 
 #[test]
 fn a_probe_can_be_had_sooner_and_if_it_fails_the_breaker_rests_as_long_as_it_would_have() {
     let breaker = tripped();
-    let (due, spare) = (at(300), Duration::from_millis(100));
-    assert!(breaker.hasten(due, spare));
-    assert!(!breaker.hasten(due, spare) && !breaker.hasten(at(900), spare), "never later");
-    assert_eq!((breaker.next_probe_at(), breaker.spares_until()), (Some(due), at(400)));
+    let due = at(300);
+    assert!(breaker.hasten(due));
+    assert!(!breaker.hasten(due) && !breaker.hasten(at(900)), "never later");
+    assert_eq!((breaker.next_probe_at(), breaker.spares_until(&policy())), (Some(due), at(550)));
     let change = call(&breaker, 300, FAILED).expect("the probe fails");
     assert_eq!((change.trip_count, change.until), (2, Some(at(2300))));
     for breaker in [Breaker::new(), tripped()] {
         let _probe = admit(&breaker, 1000);
-        assert!(!breaker.hasten(at(1000), spare), "{:?}", breaker.state());
+        assert!(!breaker.hasten(at(1000)), "{:?}", breaker.state());
     }
 }
 

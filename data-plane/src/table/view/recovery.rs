@@ -12,7 +12,7 @@ impl View {
         }
         let longest = self.policy.breaker.base_open;
         for replica in &self.resting {
-            replica.breaker().hasten(now.plus(longest), longest / 4);
+            replica.breaker().hasten(now.plus(longest));
         }
     }
 }

@@ -133,7 +133,7 @@ impl Leases {
     /// Whether a renewal is known to reach the store, where there is a store that has to know: otherwise others may take for
     /// dead whom this process hears.
     pub fn are_in_touch(&self, now: Instant) -> bool {
-        !self.has_left() && self.outlet.as_ref().is_none_or(|outlet| outlet.contact().is_fresh(now))
+        !self.have_left() && self.outlet.as_ref().is_none_or(|outlet| outlet.contact().is_fresh(now))
     }
 
     /// Notes that the registry goes on elsewhere: nobody is renewed here, so that owners go there, and nobody's lease lapses.
@@ -141,12 +141,13 @@ impl Leases {
         let _ = self.left.compare_exchange(HERE, self.since_birth(now), Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Notes that it goes on here. Each lease has up to one full time to live, for nobody could be heard of.
+    /// Notes that it goes on here, as at first. Each lease has up to one full time to live, for nobody could be heard of.
     pub fn come_back(&self) {
         self.left.store(HERE, Ordering::Relaxed);
     }
 
-    fn has_left(&self) -> bool {
+    /// Whether it does.
+    pub fn have_left(&self) -> bool {
         self.left.load(Ordering::Relaxed) != HERE
     }
 
@@ -162,8 +163,8 @@ impl Leases {
 
     /// Whether a renewal of this lease is known to reach that store in time: the shorter the lease, the sooner it is not.
     pub fn is_in_touch(&self, lease: LeaseId, now: Instant) -> bool {
-        let Some(outlet) = &self.outlet else { return !self.has_left() };
-        if self.has_left() {
+        let Some(outlet) = &self.outlet else { return !self.have_left() };
+        if self.have_left() {
             return false;
         }
         match self.leases.get(&lease).map(|entry| Duration::from_nanos(entry.ttl)) {
@@ -359,7 +360,7 @@ impl Leases {
         let now = self.since_birth(now);
         let gap = self.since_sweep(now);
         let at = self.born + Duration::from_nanos(now);
-        let has_left = self.has_left();
+        let has_left = self.have_left();
         let is_cut_off = |ttl| {
             let is_fresh = |outlet: &Outlet| outlet.contact().is_fresh_for(Duration::from_nanos(ttl), at);
             has_left || self.outlet.as_ref().is_some_and(|outlet| !is_fresh(outlet))

@@ -38,7 +38,7 @@ pub use event::{Event, EventKind};
 pub use evictions::{Eviction, Evictions, Held, Prospect, Sentence, Sight, Why};
 pub use group::{Group, Step};
 pub use guard::{Guard, Judgement, Suspect};
-pub use item::{Item, Key, Scope};
+pub use item::{Item, Key, Scope, SharedItem};
 pub use mutation::{Answer, Cause, FaultStep, Mutation, RecordWrite, Write};
 pub use overrides::{Aspect, Override, OverrideId, OverrideKind, OverrideTarget};
 pub use population::Population;

@@ -110,11 +110,12 @@ pub trait Store: Send + 'static {
     }
 
     /// Puts a fence there, for everybody else who uses the store, or takes it away: from that moment on, no change of theirs becomes durable,
-    /// and a load of theirs says so. One that says that all has moved keeps us out, too. A store that ends with its process has nobody else.
+    /// and a load of theirs says so. One that says that all has moved keeps us out, too, until it is taken away. A store that ends with its
+    /// process has nobody else, and heeds only that one.
     ///
-    /// It takes the place of our own only, if we have put one there, and with `base` only if nothing has become durable since. What is taken away
-    /// is our own, or the one that the last load has met. Yields whether it is so now: `false` when ours was taken away by somebody
-    /// else, or something has become durable; then nothing was done.
+    /// A fence is put where there is none, or in the place of our own, and with `base`, where others write to the store, only if nothing has become
+    /// durable since. What is taken away is our own, or the one that the last load has met. Yields whether it is so now: `false` when ours was to be
+    /// replaced and somebody else has taken it away, or when something has become durable; then nothing was done.
     ///
     /// # Errors
     /// [`StoreError::Fenced`] when there is one of somebody else; otherwise as [`Store::commit`].

@@ -14,6 +14,7 @@ pub(crate) mod data_planes;
 pub(crate) mod dead_links;
 pub(crate) mod disks;
 pub(crate) mod drops;
+pub(crate) mod etcd_disks;
 pub(crate) mod follower;
 pub(crate) mod forgetful;
 pub(crate) mod greedy;

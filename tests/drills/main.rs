@@ -150,6 +150,10 @@ enum Drill {
     EtcdCompacted,
     /// etcd stands still for longer than leases last, and lets all of them lapse
     EtcdDrops,
+    /// etcd holds as much as it may, and takes nothing more
+    EtcdQuota,
+    /// The disk of a member of etcd runs full
+    EtcdDiskFull,
     /// All of it is restarted, one after the other
     Rolling,
     /// Faults one after the other, and a history of what clients were told that is judged
@@ -217,6 +221,8 @@ async fn run(drill: Drill, size: Size, figures: &mut Figures) {
         Drill::EtcdQuorum => control_plane::outages::quorum(size, figures).await,
         Drill::EtcdCompacted => control_plane::standstill::compacted(size, figures).await,
         Drill::EtcdDrops => control_plane::drops::dropped(size, figures).await,
+        Drill::EtcdQuota => control_plane::etcd_disks::quota(size, figures).await,
+        Drill::EtcdDiskFull => control_plane::etcd_disks::full(size, figures).await,
         Drill::Rolling => control_plane::rolling::restarts(size, figures).await,
         Drill::Histories => control_plane::chaos::chaos(size, figures).await,
         Drill::Partitions => control_plane::cut_off::partitioned(size, figures).await,
@@ -254,6 +260,8 @@ impl Drill {
                 | Self::EtcdQuorum
                 | Self::EtcdCompacted
                 | Self::EtcdDrops
+                | Self::EtcdQuota
+                | Self::EtcdDiskFull
                 | Self::Rolling
                 | Self::Histories
                 | Self::Partitions

@@ -104,6 +104,18 @@ async fn a_registry_moves_from_the_file_of_a_control_plane_that_runs_and_nothing
     assert!(again.contains("it has moved to etcd://"), "{again}");
 }
 
+/// Waits until requests for a service are answered by its replica.
+async fn answers(data: &DataPlane, service: &str) {
+    let path = format!("/{service}/hello");
+    eventually_within(Duration::from_secs(30), &format!("{service} answers"), async || {
+        match http1::get(data.address(), &path).await.status().as_u16() {
+            200 => Ok(()),
+            other => Err(other.to_string()),
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn traffic_and_owners_notice_nothing_of_a_move_from_a_file_and_of_the_control_plane_that_follows_by_etcd()
  {
@@ -115,13 +127,7 @@ async fn traffic_and_owners_notice_nothing_of_a_move_from_a_file_and_of_the_cont
     let wish = request("kept", &replica.address().to_string(), Some(4));
     let lease = register(&control, wish).await.lease_id;
     let data = DataPlane::following(&control, "dp-1", &folder.path().join("dp-1")).await;
-    eventually("the data plane routes to it", async || {
-        match http1::get(data.address(), "/orders/hello").await.status().as_u16() {
-            200 => Ok(()),
-            other => Err(other.to_string()),
-        }
-    })
-    .await;
+    answers(&data, "orders").await;
     let load = Load::start(data.address(), "/orders/hello", 100);
     let until = Instant::now() + Duration::from_secs(12);
     let keeping = tokio::spawn(keep(control.registry(), "kept", lease.clone(), until));
@@ -137,6 +143,56 @@ async fn traffic_and_owners_notice_nothing_of_a_move_from_a_file_and_of_the_cont
     let wish = request("new", &fresh.address().to_string(), None);
     register(&control, RegisterRequest { service: "fresh".into(), ..wish }).await;
     data.routes("fresh").await;
+    let tally = load.stop().await;
+    assert_eq!((tally.failed, tally.sent > 500), (0, true), "{tally:?}");
+}
+
+#[tokio::test]
+async fn data_planes_leave_a_control_plane_whose_registry_has_moved_and_do_not_go_back_to_it_by_etcd() {
+    let etcd = Etcd::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let old = ControlPlane::start(&folder.path().join("gateway.redb")).await;
+    // Where it will be, nobody is yet.
+    let mut next = ControlPlane::start_on("memory:".into(), &[]).await;
+    next.kill();
+    let urls = [old.url(), next.url()].join(",");
+    let data = DataPlane::start(&["--control-plane", &urls, "--node-id", "dp-1", "--no-cache"]).await;
+    let replica = Scripted::start(|_, _| Act::ok(b"hello"));
+    let wish = |service: &str| RegisterRequest {
+        service: service.into(),
+        ..request("kept", &replica.address().to_string(), Some(60))
+    };
+    register(&old, wish("orders")).await;
+    answers(&data, "orders").await;
+    let load = Load::start(data.address(), "/orders/hello", 100);
+    let (url, to) = (old.url(), etcd.store("gw"));
+    let moving = tokio::task::spawn_blocking(move || gwctl_store(&["migrate", &url, &to]));
+    assert!(moving.await.unwrap().0);
+    next.restart_on(etcd.store("gw")).await;
+    // The old one runs on, and knows nothing of this.
+    register(&next, wish("fresh")).await;
+    // It hears of the move within 5 s, and looks around within another 5 s.
+    answers(&data, "fresh").await;
+    let metric = async |name: &str| {
+        let metrics = http1::get(data.admin(), "/metrics").await;
+        let text = String::from_utf8_lossy(metrics.body()).into_owned();
+        let line = text.lines().find(|line| line.starts_with(name)).map(str::to_owned);
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).unwrap_or(0.0)
+    };
+    assert_eq!(metric("gateway_control_plane_streams_ended_total{reason=\"outdated\"}").await, 1.0);
+
+    next.kill();
+    eventually("it has tried the old one, too", async || {
+        match metric("gateway_control_plane_streams_ended_total{reason=\"failed\"}").await {
+            2.0.. => Ok(()),
+            count => Err(count.to_string()),
+        }
+    })
+    .await;
+    assert_eq!(http1::get(data.address(), "/fresh/hello").await.status(), 200, "what it knew, it knows");
+    next.restart().await;
+    register(&next, wish("fresher")).await;
+    answers(&data, "fresher").await;
     let tally = load.stop().await;
     assert_eq!((tally.failed, tally.sent > 500), (0, true), "{tally:?}");
 }

@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr, TcpListener},
+    path::PathBuf,
     process::Command,
 };
 
@@ -90,6 +91,16 @@ impl Etcd {
         format!("etcd://{}/{prefix}", self.members[member].client)
     }
 
+    /// Where a member is asked.
+    pub fn url(&self, member: usize) -> String {
+        format!("{}://{}", self.scheme, self.members[member].client)
+    }
+
+    /// Where a member keeps what it has.
+    pub fn folder(&self, member: usize) -> PathBuf {
+        folder(&self.files, member)
+    }
+
     /// Kills a member.
     pub fn kill(&mut self, member: usize) {
         self.members[member].process.kill();
@@ -135,7 +146,7 @@ impl Etcd {
     /// How many keys begin with this; `None`: it does not say.
     pub fn count(&self, prefix: &str) -> Option<usize> {
         let mut command = bounded(tools::etcdctl());
-        let endpoint = format!("{}://{}", self.scheme, self.members[0].client);
+        let endpoint = self.url(0);
         command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoint, "get", prefix]);
         // Of the keys themselves, one is enough: it counts all of them.
         let output = command.args(["--prefix", "--keys-only", "--limit=1", "-w", "json"]).output().ok()?;
@@ -157,7 +168,7 @@ impl Etcd {
 
     /// `None`: it does not say.
     fn leads(&self, member: usize) -> Option<bool> {
-        let endpoint = format!("{}://{}", self.scheme, self.members[member].client);
+        let endpoint = self.url(member);
         let mut command = bounded(tools::etcdctl());
         command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoint]);
         let said = command.args(["endpoint", "status", "-w", "json"]).output().ok()?.stdout;
@@ -180,12 +191,16 @@ fn command(
         peers.iter().enumerate().map(|(number, peer)| format!("m{number}=http://{peer}")).collect();
     let mut command = Command::new(tools::etcd());
     command.args(["--name", &format!("m{number}")]);
-    command.arg("--data-dir").arg(files.path().join(format!("m{number}")));
+    command.arg("--data-dir").arg(folder(files, number));
     command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
     command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
     command.args(["--initial-cluster", &cluster.join(","), "--logger", "zap", "--log-level", "error"]);
     command.args(flags);
     command
+}
+
+fn folder(files: &tempfile::TempDir, member: usize) -> PathBuf {
+    files.path().join(format!("m{member}"))
 }
 
 /// Where members speak with clients, and with each other. etcd cannot say which ports it took, so those that are free now are

@@ -39,6 +39,7 @@ mod tests {
             revision: 5,
             publish_time: Some(prost_types::Timestamp { seconds: 1, nanos: 2 }),
             store_silence: Some(prost_types::Duration { seconds: 3, nanos: 4 }),
+            goes_on_elsewhere: true,
             update: None,
         };
         for update in [Update::Delta(delta), Update::Full(v1::FullSnapshot::default())] {

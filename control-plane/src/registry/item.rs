@@ -1,6 +1,6 @@
 //! The kinds of things the registry keeps, and what names each of them.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use gateway_proto::{Invalid, ReplicaKey, RouteName, ServiceName};
 
@@ -39,6 +39,31 @@ pub enum Item {
     Override(Box<Override>),
     /// An explicit route.
     Route(Box<StoredRoute>),
+}
+
+/// One record of any kind, as a view has it: what is in it never changes, so it is kept by whoever needs it.
+#[derive(Debug, Clone)]
+pub enum SharedItem {
+    /// A replica.
+    Replica(Arc<Record>),
+    /// A stored policy.
+    Policy(Arc<StoredPolicy>),
+    /// An override.
+    Override(Arc<Override>),
+    /// An explicit route.
+    Route(Arc<StoredRoute>),
+}
+
+impl SharedItem {
+    /// The record itself.
+    pub fn to_item(&self) -> Item {
+        match self {
+            Self::Replica(record) => Record::clone(record).into(),
+            Self::Policy(policy) => StoredPolicy::clone(policy).into(),
+            Self::Override(entry) => Override::clone(entry).into(),
+            Self::Route(stored) => StoredRoute::clone(stored).into(),
+        }
+    }
 }
 
 impl Key {

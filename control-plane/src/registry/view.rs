@@ -26,7 +26,7 @@ pub use self::{
 };
 use super::{
     Holding, Item, Key, Override, OverrideId, OverrideTarget, Population, Record, RequestMark, Revision,
-    Scope, StoredPolicy, StoredRoute, Write, mutation::RecordWrite,
+    Scope, SharedItem, StoredPolicy, StoredRoute, Write, mutation::RecordWrite,
 };
 
 /// Everything in the registry at one revision.
@@ -222,10 +222,15 @@ impl View {
 
     /// Everything that a store would hold.
     pub fn items(&self) -> impl Iterator<Item = Item> {
-        let replicas = self.replicas().map(|record| Item::from(Record::clone(record)));
-        let policies = self.policies.stored().map(|policy| Item::from(StoredPolicy::clone(policy)));
-        let overrides = self.overrides.values().map(|entry| Item::from(Override::clone(entry)));
-        let routes = self.routes.values().map(|stored| Item::from(StoredRoute::clone(stored)));
+        self.shared_items().map(|item| item.to_item())
+    }
+
+    /// The same, shared with the view: to keep it takes a pointer for each.
+    pub fn shared_items(&self) -> impl Iterator<Item = SharedItem> {
+        let replicas = self.replicas().cloned().map(SharedItem::Replica);
+        let policies = self.policies.stored().cloned().map(SharedItem::Policy);
+        let overrides = self.overrides.values().cloned().map(SharedItem::Override);
+        let routes = self.routes.values().cloned().map(SharedItem::Route);
         replicas.chain(policies).chain(overrides).chain(routes)
     }
 

@@ -84,6 +84,9 @@ async fn serve(
     let is_ours = hello.resume_epoch == publisher.epoch();
     if is_ours {
         catch_up_with(&edge, hello.resume_revision).await?;
+    } else if !hello.resume_epoch.is_empty() && edge.effects.leases.have_left() {
+        // It may have that from where the registry goes on, and is not sent back.
+        return Err(Refusal::from(WriteError::StoreMoves).into());
     }
     // A data plane that is ahead knows what this store has lost: nothing leads on from there.
     let held = 0..=publisher.read(View::revision);
@@ -298,6 +301,7 @@ impl Stream {
             revision,
             publish_time: Some(timestamp(clock::wall())),
             store_silence: Some(duration(self.edge.effects.leases.store_silence(clock::now()))),
+            goes_on_elsewhere: self.edge.effects.leases.have_left(),
             update: None,
         };
         // The buffer is full only when the peer has read nothing for several bookmarks.

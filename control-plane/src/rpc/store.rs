@@ -218,8 +218,9 @@ impl Mover {
             self.note_reading();
         }
         let publisher = &self.edge.effects.publisher;
-        let view = publisher.read(View::clone);
-        for part in parts(publisher.epoch(), &view) {
+        // The writer waits while it is copied out, and not while it is told.
+        let (revision, items) = publisher.read(|view| (view.revision(), view.shared_items().collect()));
+        for part in parts(publisher.epoch(), revision, items) {
             self.answer(Answer::Content(part)).await;
         }
     }

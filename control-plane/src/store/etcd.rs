@@ -418,7 +418,12 @@ impl Store for Etcd {
         let response = self.client.txn(request).await.map_err(|status| self.told(&status))?;
         if response.succeeded {
             let revision = response.header.unwrap_or_default().revision;
-            (self.own_fence, self.met_fence) = (if fence.is_some() { revision } else { 0 }, 0);
+            (self.own_fence, self.met_fence) = match fence {
+                Some(Fence::Filling { .. } | Fence::Moving { .. }) => (revision, 0),
+                // It keeps us out, too, and may be taken away by us as by everybody who has met it.
+                Some(Fence::Moved { .. }) => (0, revision),
+                None => (0, 0),
+            };
             return Ok(true);
         }
         match self.fence_in(&found(response)) {

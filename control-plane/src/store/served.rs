@@ -15,7 +15,7 @@ use tonic::Streaming;
 use tonic_types::StatusExt;
 
 use super::{Commit, Fence, Loaded, Store, StoreError, stored};
-use crate::registry::{Item, Mutation, Revision, View};
+use crate::registry::{Item, Mutation, Revision, SharedItem};
 
 /// The control plane has so long for each message: what is slowest of it is a change of its file.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -135,19 +135,23 @@ fn unexpected() -> NoAnswer {
 }
 
 /// All that a registry keeps, in messages of bounded size, the last of which is complete.
-pub(crate) struct Parts<'a, I: Iterator<Item = Item>> {
+pub(crate) struct Parts<'a, I: Iterator<Item = SharedItem>> {
     epoch: &'a str,
     revision: Revision,
     items: std::iter::Peekable<I>,
     is_complete: bool,
 }
 
-/// As it is at the view's revision.
-pub(crate) fn parts<'a>(epoch: &'a str, view: &'a View) -> Parts<'a, impl Iterator<Item = Item>> {
-    Parts { epoch, revision: view.revision(), items: view.items().peekable(), is_complete: false }
+/// As it was at this revision.
+pub(crate) fn parts(
+    epoch: &str,
+    revision: Revision,
+    items: Vec<SharedItem>,
+) -> Parts<'_, impl Iterator<Item = SharedItem>> {
+    Parts { epoch, revision, items: items.into_iter().peekable(), is_complete: false }
 }
 
-impl<I: Iterator<Item = Item>> Iterator for Parts<'_, I> {
+impl<I: Iterator<Item = SharedItem>> Iterator for Parts<'_, I> {
     type Item = v1::StoreContent;
 
     fn next(&mut self) -> Option<v1::StoreContent> {
@@ -158,7 +162,7 @@ impl<I: Iterator<Item = Item>> Iterator for Parts<'_, I> {
         while size < PART_BYTES
             && let Some(item) = self.items.next()
         {
-            let record = to_wire(&item);
+            let record = to_wire(&item.to_item());
             size += record.encoded_len();
             records.push(record);
         }
@@ -202,10 +206,15 @@ mod tests {
 
     use super::*;
     use crate::registry::{
-        Record,
+        Record, View,
         arbitrary::{carried_out, choices},
     };
     use crate::store::stored::tests::record;
+
+    /// All of a view, as it is told.
+    fn all_of(view: &View) -> Vec<v1::StoreContent> {
+        parts("e", view.revision(), view.shared_items().collect()).collect()
+    }
 
     fn taken_in(parts: Vec<v1::StoreContent>) -> Vec<Item> {
         parts.into_iter().flat_map(|part| part.records).map(|record| from_wire(record).unwrap()).collect()
@@ -218,7 +227,7 @@ mod tests {
         fn whatever_a_registry_keeps_arrives_as_it_is(choices in choices(60)) {
             let mut view = View::default();
             carried_out(&choices).into_iter().for_each(|(committed, _, _)| drop(view.apply(committed)));
-            let told: Vec<_> = parts("e", &view).collect();
+            let told = all_of(&view);
             prop_assert_eq!(told.iter().filter(|part| part.complete).count(), 1);
             prop_assert!(told.iter().all(|part| part.epoch == "e" && part.revision == view.revision()));
             prop_assert!(told.last().is_some_and(|part| part.complete));
@@ -232,12 +241,20 @@ mod tests {
             Item::from(Record { version: "v".repeat(60).into(), ..record(&format!("r-{number}")) })
         };
         let view = View::new(9, (0..5000).map(of));
-        let told: Vec<_> = parts("e", &view).collect();
+        let told = all_of(&view);
         assert!(told.len() > 2);
         assert!(told.iter().all(|part| part.encoded_len() < 2 * PART_BYTES));
         assert_eq!(taken_in(told).len(), 5000);
-        let nothing: Vec<_> = parts("e", &View::default()).collect();
+        let nothing = all_of(&View::default());
         assert!(nothing.len() == 1 && nothing[0].complete && nothing[0].records.is_empty());
+    }
+
+    #[test]
+    fn what_is_copied_out_of_a_view_to_be_told_is_a_pointer_for_each_record() {
+        let view = View::new(9, [Item::from(record("r-1"))]);
+        let items: Vec<_> = view.shared_items().collect();
+        let [SharedItem::Replica(copied)] = &items[..] else { panic!("{items:?}") };
+        assert!(view.replicas().all(|kept| std::sync::Arc::ptr_eq(kept, copied)));
     }
 
     #[test]

@@ -179,12 +179,15 @@ impl<S: Store> Writer<S> {
         Ok(self.refusal().map_or(Ok(Reopening::Done), Err))
     }
 
-    /// Owners and data planes are told no longer that all is well once the registry goes on elsewhere.
+    /// Owners and data planes are told no longer that all is well while the registry goes on elsewhere: where it has moved, or still where it
+    /// comes from.
     pub(super) fn heed(&self, error: Option<&StoreError>) {
         let leases = &self.effects.leases;
         match error {
-            Some(StoreError::Fenced(Fence::Moved { .. })) => leases.leave(clock::now()),
-            None | Some(StoreError::Fenced(_)) => leases.come_back(),
+            Some(StoreError::Fenced(Fence::Moved { .. } | Fence::Filling { .. })) => {
+                leases.leave(clock::now())
+            }
+            None | Some(StoreError::Fenced(Fence::Moving { .. })) => leases.come_back(),
             // What it said before may be so still.
             Some(_) => {}
         }

@@ -206,7 +206,7 @@ async fn follow_once(
     let has_others = control_plane.has_others();
     tokio::select! {
         ended = receive_all(responses, &answers, services, feed, reconnect, has_others) => ended,
-        candidate = current::find(control_plane, feed, last_move), if has_others => Ended::Outdated(Box::new(candidate)),
+        candidate = current::find(control_plane, feed, last_move) => Ended::Outdated(Box::new(candidate)),
     }
 }
 

@@ -3,6 +3,8 @@
 //! Such a one serves on what it knew last, and says on the stream how long it has heard nothing. Nobody leaves it for one that
 //! does not know more: another one is asked beside the stream, and followed only if it says that it is in touch. So nothing
 //! moves while the store is away from all of them, nor to one that is older and does not say.
+//!
+//! So it is when the registry has moved to another store, where its epoch is another one: only who is told so goes over to another epoch.
 
 use std::{future::pending, time::Duration};
 
@@ -20,7 +22,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
-    Feed, Position,
+    Feed, Position, Status,
     client::{MAX_MESSAGE_BYTES, request},
 };
 use crate::control_plane::{Candidate, ControlPlane};
@@ -35,14 +37,18 @@ const PAUSE: Duration = Duration::from_secs(5);
 const SETTLED: Duration = Duration::from_secs(30);
 
 /// Completes with a control plane that is in touch with the store, once the one that is followed is not, and some time after the
-/// last move. Cancel safe.
+/// last move. Never where a connection leads to no other one, unless the registry has moved: then the same address may by now lead to one that
+/// has moved with it. Cancel safe.
 pub(super) async fn find(control_plane: &ControlPlane, feed: &Feed, last_move: Option<Instant>) -> Candidate {
     if let Some(last) = last_move {
         sleep_until(last + SETTLED).await;
     }
     let mut status = feed.status();
     loop {
-        if status.wait_for(|status| status.store_silent_since.is_some()).await.is_err() {
+        let is_asked = |status: &Status| {
+            status.store_silent_since.is_some() && (status.goes_on_elsewhere || control_plane.has_others())
+        };
+        if status.wait_for(is_asked).await.is_err() {
             // Its sender is the feed's, which is there for as long as this is.
             return pending().await;
         }
@@ -63,7 +69,7 @@ pub(super) async fn find(control_plane: &ControlPlane, feed: &Feed, last_move: O
 /// Whether this one is in touch with the store, and knows at least what is held. It is asked as a tool asks that only looks, so
 /// that it does not take this data plane for one of its own.
 async fn is_in_touch(control_plane: &ControlPlane, candidate: &Candidate, feed: &Feed) -> bool {
-    let held = feed.resumes_from();
+    let (held, has_moved) = (feed.resumes_from(), feed.status().borrow().goes_on_elsewhere);
     let hello = Hello {
         services: feed.carried().to_wire(),
         resume_epoch: held.epoch.clone(),
@@ -78,12 +84,16 @@ async fn is_in_touch(control_plane: &ControlPlane, candidate: &Candidate, feed: 
         DiscoveryServiceClient::new(candidate.channel()).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let asked = client.stream_snapshots(control_plane.request(ReceiverStream::new(receiver))).await;
     let Ok(mut responses) = asked.map(tonic::Response::into_inner) else { return false };
-    matches!(responses.message().await, Ok(Some(first)) if says_so(&first, &held))
+    matches!(responses.message().await, Ok(Some(first)) if says_so(&first, &held, has_moved))
 }
 
-fn says_so(first: &StreamSnapshotsResponse, held: &Position) -> bool {
+fn says_so(first: &StreamSnapshotsResponse, held: &Position, has_moved: bool) -> bool {
     let is_in_touch = first.store_silence.and_then(time::non_negative) == Some(Duration::ZERO);
-    is_in_touch && first.epoch == held.epoch && first.revision >= held.revision
+    let leads_on = match first.epoch == held.epoch {
+        true => first.revision >= held.revision,
+        false => has_moved,
+    };
+    is_in_touch && leads_on
 }
 
 #[cfg(test)]
@@ -101,11 +111,25 @@ mod tests {
                 revision,
                 ..Default::default()
             };
-            says_so(&first, &held)
+            [false, true].map(|has_moved| says_so(&first, &held, has_moved))
         };
-        assert!(said(Some(0), "e", 5) && said(Some(0), "e", 6));
-        assert!(!said(Some(7), "e", 6) && !said(Some(-1), "e", 6), "it has lost touch, too");
-        assert!(!said(None, "e", 6), "it is older, and does not say");
-        assert!(!said(Some(0), "f", 6) && !said(Some(0), "e", 4));
+        assert_eq!([said(Some(0), "e", 5), said(Some(0), "e", 6)], [[true; 2]; 2]);
+        assert_eq!(
+            [said(Some(7), "e", 6), said(Some(-1), "e", 6)],
+            [[false; 2]; 2],
+            "it has lost touch, too"
+        );
+        assert_eq!(
+            [said(None, "e", 6), said(None, "f", 6)],
+            [[false; 2]; 2],
+            "it is older, and does not say"
+        );
+        assert_eq!(said(Some(0), "e", 4), [false; 2], "it knows less");
+        assert_eq!(
+            said(Some(0), "f", 4),
+            [false, true],
+            "another registry, unless the one that is held goes on there"
+        );
+        assert_eq!(said(Some(7), "f", 6), [false; 2]);
     }
 }

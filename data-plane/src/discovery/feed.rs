@@ -114,6 +114,7 @@ impl Feed {
         let now = self.clock.moment();
         let nonce = message.nonce.clone();
         let silence = message.store_silence.and_then(time::non_negative).unwrap_or_default();
+        let goes_on_elsewhere = message.goes_on_elsewhere;
         let mut outcome = None;
         self.mirror.send_if_modified(|mirror| {
             let before = (mirror.snapshot().revision(), mirror.is_whole());
@@ -146,15 +147,21 @@ impl Feed {
                 self.status.send_modify(|status| status.refuse(refusal.to_string()));
             }
         }
-        self.hear_of_store(silence);
+        self.hear_of_store(silence, goes_on_elsewhere);
         (ack, outcome.received)
     }
 
-    fn hear_of_store(&self, silence: Duration) {
+    fn hear_of_store(&self, silence: Duration, goes_on_elsewhere: bool) {
         let mut has_changed = false;
-        self.status.send_modify(|status| has_changed = status.hear_of_store(silence, Instant::now()));
+        self.status.send_modify(|status| {
+            has_changed = status.hear_of_store(silence, Instant::now());
+            status.goes_on_elsewhere = goes_on_elsewhere;
+        });
         match has_changed {
             true if silence.is_zero() => tracing::info!("the control plane hears of its store again"),
+            true if goes_on_elsewhere => {
+                tracing::warn!("the registry goes on in another store than that of the control plane");
+            }
             true => tracing::warn!(
                 for_seconds = silence.as_secs(),
                 "the control plane has lost touch with its store: what it tells may be as old"

@@ -86,6 +86,8 @@ pub struct Status {
     /// Since when the store has been silent to the control plane that is followed, as far as that one says so; none while it is in
     /// touch.
     pub store_silent_since: Option<Instant>,
+    /// Whether that one says that the registry goes on in another store.
+    pub goes_on_elsewhere: bool,
     /// When the snapshot was last known to be current, and how old it was then.
     confirmed: Option<(Instant, Duration)>,
 }
@@ -106,6 +108,7 @@ impl Status {
             refusal: None,
             dispute: None,
             store_silent_since: None,
+            goes_on_elsewhere: false,
             confirmed,
         }
     }
@@ -123,7 +126,7 @@ impl Status {
         if connected {
             self.dispute = None;
         }
-        self.store_silent_since = None;
+        (self.store_silent_since, self.goes_on_elsewhere) = (None, false);
     }
 
     /// Notes that the control plane at `url` is followed now.

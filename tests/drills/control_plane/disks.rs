@@ -17,7 +17,7 @@ use super::{
     cluster::{Cluster, ROOMY, hold_load},
     outages::PAUSE,
     tracer::{Flushes, Tracer},
-    writers::Writers,
+    writers::{Promised, Writers},
 };
 use crate::{Size, client::percentile, figures::Figures, stage::SECOND};
 
@@ -27,7 +27,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// Why it cannot have them.
-fn own_mounts() -> Result<&'static [&'static str], String> {
+pub(crate) fn own_mounts() -> Result<&'static [&'static str], String> {
     const AS_ROOT: &[&str] = &["unshare", "--mount"];
     const AS_OTHERS: &[&str] = &["unshare", "--user", "--map-root-user", "--mount"];
     for words in [AS_ROOT, AS_OTHERS] {
@@ -57,8 +57,7 @@ pub(crate) async fn full(size: Size, figures: &mut Figures) {
     // Its file system is seen through the process that has it.
     let folder =
         PathBuf::from(format!("/proc/{}/root{}", alone.control.process().pid(), alone.folder().display()));
-    let ballast = folder.join("ballast");
-    fill(&ballast);
+    let ballast = Ballast::fill(&folder);
     let caller = Caller::new(&urls[0]);
     let full = Instant::now();
     let lasts = SECOND * size.of(10, 5);
@@ -85,7 +84,7 @@ pub(crate) async fn full(size: Size, figures: &mut Figures) {
     figures.hold("refused with something else <= 0", format!("{} {first}", others.len()), others.is_empty());
     figures.at_most(&format!("reads failed of {reads}"), 0, failed);
     let before = writers.stop().await;
-    fs::remove_file(&ballast).expect("it is ours");
+    drop(ballast);
     let freed = Instant::now();
     let writers = Writers::start(&urls, "after", PAUSE);
     writers.go_on(1, LIMIT).await;
@@ -107,15 +106,28 @@ pub(crate) async fn full(size: Size, figures: &mut Figures) {
     promised.hold(figures, &started.url()).await;
 }
 
-/// Writes until there is no room, to the byte.
-fn fill(path: &Path) {
-    let mut file = File::create(path).expect("there is room for a name");
-    for piece in [&[0_u8; 65_536][..], &[0; 512], &[0]] {
-        while file.write_all(piece).is_ok() {}
+/// A file that takes all the room that there is, until this is dropped.
+pub(crate) struct Ballast(PathBuf);
+
+impl Ballast {
+    /// Writes to a file in this folder until there is no room, to the byte.
+    pub(crate) fn fill(folder: &Path) -> Self {
+        let path = folder.join("ballast");
+        let mut file = File::create(&path).expect("there is room for a name");
+        for piece in [&[0_u8; 65_536][..], &[0; 512], &[0]] {
+            while file.write_all(piece).is_ok() {}
+        }
+        Self(path)
     }
 }
 
-/// Each flush takes a third of a second: of the file's, and of the leader of an etcd.
+impl Drop for Ballast {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Each flush takes a third of a second: of the file's, and of one member of an etcd, which follows and then leads.
 pub(crate) async fn slow(size: Size, figures: &mut Figures) {
     if let Err(why) = Tracer::is_allowed() {
         return figures.skip(why);
@@ -142,16 +154,26 @@ pub(crate) async fn slow(size: Size, figures: &mut Figures) {
 
     let mut cluster = Cluster::start(size, 2).await;
     let (urls, load) = (cluster.urls(), cluster.load());
-    let writers = Writers::start(&urls, "slow", PAUSE);
-    writers.go_on(50, LIMIT).await;
-    let leader = cluster.leader().await;
-    let tracer = Tracer::attach(cluster.etcd.process(leader).pid(), flushes).await;
-    let before = writers.acks();
-    tokio::time::sleep(lasts).await;
-    figures.show("changes a second, on etcd", (writers.acks() - before) / lasts.as_secs());
-    drop(tracer);
-    writers.go_on(20, LIMIT).await;
-    let promised = writers.stop().await;
+    let mut all = Promised::default();
+    for who in ["follower", "leader"] {
+        let writers = Writers::start(&urls, who, PAUSE);
+        writers.go_on(50, LIMIT).await;
+        let leader = cluster.leader().await;
+        let member = if who == "leader" { leader } else { (leader + 1) % 3 };
+        let tracer = Tracer::attach(cluster.etcd.process(member).pid(), flushes).await;
+        let before = writers.acks();
+        tokio::time::sleep(lasts).await;
+        let changes = (writers.acks() - before) / lasts.as_secs();
+        figures.show(&format!("changes a second, on an etcd with a slow {who}"), changes);
+        drop(tracer);
+        writers.go_on(20, LIMIT).await;
+        let promised = writers.stop().await;
+        if who == "follower" {
+            figures.swift("the longest gap in changes beside a slow follower", 3 * SECOND, promised.gap);
+        }
+        all = promised.and(all);
+    }
+    let promised = all;
     promised.hold_answers(figures);
     promised.hold(figures, &urls[0]).await;
     cluster.hold_leases(figures);
@@ -203,46 +225,61 @@ async fn hold_names(figures: &mut Figures) {
     }
 }
 
-/// Each flush of the file fails for a while: nothing is acknowledged, and nothing that was is lost.
+/// Has each flush of the file fail with this for a while, and holds that nothing is acknowledged meanwhile, and all refused with one of these.
+async fn hold_refusals(
+    alone: &mut Alone,
+    error: &'static str,
+    codes: &[Code],
+    lasts: Duration,
+    figures: &mut Figures,
+) {
+    let tracer = Tracer::attach(alone.control.process().pid(), Flushes::Fail(error)).await;
+    // What was on its way is through.
+    tokio::time::sleep(SECOND / 2).await;
+    let caller = Caller::new(&alone.control.url());
+    let (mut acked, mut refused, mut others) = (0_u64, 0_u64, Vec::new());
+    let broken = Instant::now();
+    while broken.elapsed() < lasts {
+        let number = acked + refused + others.len() as u64;
+        let (id, address) = (format!("r-{number}"), format!("10.5.0.{}:80", number % 250));
+        match caller.register(registration("broken", &id, &address, 600 * SECOND)).await {
+            Ok(_) => acked += 1,
+            Err(status) if codes.contains(&status.code()) => refused += 1,
+            Err(status) => others.push(status.to_string()),
+        }
+        tokio::time::sleep(SECOND / 50).await;
+    }
+    drop(tracer);
+    figures.at_most(&format!("changes acknowledged while flushes fail with {error}"), 0, acked);
+    let is_running = alone.control.process().is_running();
+    let state = if is_running { "runs" } else { "has ended" };
+    let first = others.first().cloned().unwrap_or_default();
+    figures.hold(
+        &format!("refused with {codes:?}, or it has ended: all but 0"),
+        format!("{refused}, {} others {first}, it {state}", others.len()),
+        others.is_empty(),
+    );
+}
+
+/// Each flush of the file fails for a while, for want of room and then because the disk is broken: nothing is acknowledged, and nothing that was
+/// is lost.
 pub(crate) async fn broken(size: Size, figures: &mut Figures) {
     if let Err(why) = Tracer::is_allowed() {
         return figures.skip(why);
     }
     hold_names(figures).await;
+    let lasts = SECOND * size.of(5, 2);
     let mut alone = Alone::start(size.crowd(), &ROOMY).await;
     let (urls, load) = ([alone.control.url()], alone.load());
     let writers = Writers::start(&urls, "before", PAUSE);
     writers.go_on(100, LIMIT).await;
-    let tracer = Tracer::attach(alone.control.process().pid(), Flushes::Fail).await;
-    // What was on its way is through.
-    tokio::time::sleep(SECOND / 2).await;
-    let caller = Caller::new(&urls[0]);
-    let (mut acked, mut codes) = (0_u64, Vec::new());
-    let broken = Instant::now();
-    let mut number = 0;
-    while broken.elapsed() < SECOND * size.of(5, 2) {
-        number += 1;
-        let wish = registration(
-            "broken",
-            &format!("r-{number}"),
-            &format!("10.5.0.{}:80", number % 250),
-            600 * SECOND,
-        );
-        match caller.register(wish).await {
-            Ok(_) => acked += 1,
-            Err(status) => codes.push(status.code()),
-        }
-        tokio::time::sleep(SECOND / 50).await;
-    }
-    figures.at_most("changes acknowledged while flushes fail", 0, acked);
-    let strange = codes.iter().filter(|code| **code != Code::Unavailable).count();
-    let is_running = alone.control.process().is_running();
-    figures.hold(
-        &format!("refused with UNAVAILABLE, or it has ended: all of {}", codes.len()),
-        format!("{strange} others, it {}", if is_running { "runs" } else { "has ended" }),
-        strange == 0,
-    );
-    drop(tracer);
+    // How it is read again needs flushes, too, and is what is unavailable then.
+    let codes = [Code::ResourceExhausted, Code::Unavailable];
+    hold_refusals(&mut alone, "ENOSPC", &codes, lasts, figures).await;
+    let took = writers.go_on(1, LIMIT).await;
+    figures.within("changes are taken without a restart", 5 * SECOND, took);
+    writers.go_on(50, LIMIT).await;
+    hold_refusals(&mut alone, "EIO", &[Code::Unavailable], lasts, figures).await;
     let promised = writers.stop().await;
     alone.control.kill();
     alone.control.restart().await;

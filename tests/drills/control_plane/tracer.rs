@@ -12,8 +12,8 @@ use crate::stage::SECOND;
 pub(crate) enum Flushes {
     /// Each takes so much longer.
     Take(Duration),
-    /// Each fails, as those of a broken disk do.
-    Fail,
+    /// Each fails with this error: of a disk that is broken, EIO, or full, ENOSPC.
+    Fail(&'static str),
 }
 
 /// Attached to a process until it is dropped.
@@ -39,7 +39,7 @@ impl Tracer {
     pub(crate) async fn attach(pid: u32, flushes: Flushes) -> Self {
         let inject = match flushes {
             Flushes::Take(time) => format!("inject=fsync,fdatasync:delay_enter={}", time.as_micros()),
-            Flushes::Fail => "inject=fsync,fdatasync:error=EIO".into(),
+            Flushes::Fail(error) => format!("inject=fsync,fdatasync:error={error}"),
         };
         let mut command = Command::new("strace");
         command.args(["--quiet=all", "-f", "-o", "/dev/null", "-e", "trace=fsync,fdatasync", "-e", &inject]);

@@ -202,6 +202,21 @@ async fn a_control_plane_that_watches_is_told_of_a_fence_and_of_what_has_become_
 }
 
 #[tokio::test]
+async fn whoever_has_moved_all_of_a_store_changes_it_no_more_either_until_it_is_reopened() {
+    let fake = Fake::start().await;
+    let mut one = store(&fake).await;
+    let base = one.load().await.unwrap().revision;
+    let (moving, moved) = (Fence::Moving { to: "redb:a".into() }, Fence::Moved { to: "redb:a".into() });
+    assert_eq!(one.fence(Some(moving), None).await, Ok(true));
+    assert_eq!(one.fence(Some(moved.clone()), Some(base)).await, Ok(true));
+    assert_eq!(one.commit(base, &[registration(1)]).await, Ok(Commit::Overtaken(Vec::new())));
+    assert_eq!(one.load().await, Err(StoreError::Fenced(moved)));
+    assert_eq!(one.fence(None, None).await, Ok(true));
+    assert_eq!(one.load().await.unwrap().revision, base);
+    assert!(matches!(one.commit(base, &[registration(1)]).await, Ok(Commit::Durable(_))));
+}
+
+#[tokio::test]
 async fn a_fence_that_somebody_else_took_away_is_put_back_by_nobody_who_copied_what_was_there_before() {
     let fake = Fake::start().await;
     let (mut one, mut other) = (store(&fake).await, store(&fake).await);

@@ -8,6 +8,9 @@ use crate::{
     store::{Commit, Fence, Store, StoreError},
 };
 
+/// For each group: a lease ends once, so no more of them can be in the way than replicas leave meanwhile.
+const TRIES: usize = 30;
+
 /// A store that is being filled.
 pub(super) struct Copy<'a, T> {
     pub(super) to: &'a mut T,
@@ -63,16 +66,16 @@ impl<'a, T: Store> Copy<'a, T> {
         let (mutations, items): (Vec<_>, Vec<_>) =
             writes.into_iter().map(|(write, item)| (Mutation::one(write, self.at), item)).unzip();
         let mut items = items.into_iter();
-        let mut done = 0;
+        let (mut done, mut tries) = (0, 0);
         while done < mutations.len() {
             let end = mutations.len().min(done + self.to.max_group());
             self.is_untouched = false;
             let Commit::Durable(revisions) = self.to.commit(self.base, &mutations[done..end]).await? else {
-                return Err(StoreError::Unavailable(
-                    "somebody else writes to it: stop the control planes that use it already, remove what is there, and begin again"
-                        .into(),
-                ));
+                tries += 1;
+                self.may_try_again(tries).await?;
+                continue;
             };
+            tries = 0;
             for ((revision, item), mutation) in revisions.iter().zip(&mut items).zip(&mutations[done..]) {
                 let key = mutation.main.key.clone();
                 match item {
@@ -84,6 +87,21 @@ impl<'a, T: Store> Copy<'a, T> {
             self.base = revisions.last().copied().unwrap_or(self.base);
         }
         Ok(mutations.len())
+    }
+
+    /// A group was not written. Where both stores are in one etcd they share its leases: one ends between its grant and its use here when its
+    /// replica leaves the old store, and the next try grants it anew. What the replica has left behind goes with all that has changed.
+    async fn may_try_again(&mut self, tries: usize) -> Result<(), StoreError> {
+        let why = match self.to.is_at(self.base).await? {
+            false => {
+                "somebody else writes to it: stop the control planes that use it already, remove what is there, and begin again"
+            }
+            true if tries >= TRIES => {
+                "leases of what is copied end as fast as they are granted: remove what is there, and begin again when less is removed"
+            }
+            true => return Ok(()),
+        };
+        Err(StoreError::Unavailable(why.into()))
     }
 
     /// Looks whether the store holds these.

@@ -127,6 +127,52 @@ async fn a_move_that_fails_leaves_the_source_taking_changes() {
     assert_eq!(from.fences, [Some(Fence::Moving { to }), None]);
 }
 
+/// A store in which leases end between their grant and their use, for so many commits that follow.
+struct Lapsing {
+    memory: Memory,
+    commits: usize,
+    /// Somebody else has written to it.
+    is_overtaken: bool,
+}
+
+impl Store for Lapsing {
+    async fn load(&mut self) -> Result<crate::store::Loaded, StoreError> {
+        self.memory.load().await
+    }
+
+    async fn commit(&mut self, base: Revision, group: &[Mutation]) -> Result<Commit, StoreError> {
+        match self.commits.checked_sub(1) {
+            Some(left) => {
+                self.commits = left;
+                Ok(Commit::Overtaken(Vec::new()))
+            }
+            None => self.memory.commit(base, group).await,
+        }
+    }
+
+    async fn is_at(&mut self, _: Revision) -> Result<bool, StoreError> {
+        Ok(!self.is_overtaken)
+    }
+}
+
+#[tokio::test]
+async fn a_move_goes_on_although_leases_end_while_they_are_copied_and_gives_up_where_somebody_else_writes() {
+    for (commits, is_overtaken, refused) in [
+        (3, false, None),
+        (1, true, Some("somebody else writes to it")),
+        (usize::MAX, false, Some("end as fast as they are granted")),
+    ] {
+        let mut from = Memory::new();
+        registrations().iter().for_each(|group| drop(from.write(group)));
+        let mut to = Lapsing { memory: Memory::new(), commits, is_overtaken };
+        let moved = move_all(&mut Shared::new(from, Vec::new()), &mut to).await;
+        match refused {
+            None => assert_eq!((moved.unwrap().records, to.memory.load().await.unwrap().items.len()), (4, 4)),
+            Some(why) => assert!(moved.unwrap_err().to_string().contains(why)),
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_store_is_not_moved_into_itself_and_takes_changes_as_before() {
     let mut from = Shared::new(Memory::new(), Vec::new());

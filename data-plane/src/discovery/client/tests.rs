@@ -312,6 +312,52 @@ async fn a_control_plane_that_has_lost_its_store_is_left_for_one_that_has_not_on
     assert_eq!((status.moves, status.ended["outdated"], status.store_silent_since), (1, 1, None));
 }
 
+/// Says that nothing has changed, and that the registry goes on in another store.
+fn moved(revision: i64) -> v1::StreamSnapshotsResponse {
+    v1::StreamSnapshotsResponse { goes_on_elsewhere: true, ..said(revision, 1) }
+}
+
+#[tokio::test]
+async fn a_control_plane_whose_registry_has_moved_is_left_for_one_where_it_goes_on_and_for_no_other_registry()
+{
+    let (mut one, mut other) = (FakeControlPlane::start().await, FakeControlPlane::start().await);
+    let data_plane = start(&[one.url(), other.url()], wire::held(), Source::Cached);
+    let mut stream = one.snapshot_stream().await;
+    let elsewhere = |revision, update| v1::StreamSnapshotsResponse {
+        epoch: "f".into(),
+        ..v1::StreamSnapshotsResponse { update: Some(update), ..said(revision, 0) }
+    };
+    let all = || wire::full(1, vec![orders(3)]).update.unwrap();
+    // Cut off from its store, which is still what counts.
+    stream.send(said(5, 7)).await;
+    let mut asked = other.snapshot_stream().await;
+    asked.push(elsewhere(1, all())).await;
+    asked.ended().await;
+    stream.send(moved(5)).await;
+    let mut asked = other.snapshot_stream().await;
+    assert_eq!(asked.hello.role(), v1::SnapshotRole::Observer);
+    asked.push(elsewhere(1, all())).await;
+    let mut next = other.snapshot_stream().await;
+    assert_eq!((next.hello.role(), next.hello.resume_epoch.as_str()), (v1::SnapshotRole::DataPlane, "e"));
+    assert_eq!(next.send(elsewhere(1, all())).await.revision, 1);
+    stream.ended().await;
+    let status = data_plane.view.status.borrow().clone();
+    assert_eq!((status.moves, status.ended["outdated"], status.goes_on_elsewhere), (1, 1, false));
+}
+
+#[tokio::test]
+async fn where_a_registry_has_moved_the_only_address_is_asked_too_for_it_may_lead_to_another_control_plane() {
+    let mut only = FakeControlPlane::start().await;
+    let _data_plane = start(&[only.url()], wire::held(), Source::Cached);
+    let mut stream = only.snapshot_stream().await;
+    stream.send(moved(5)).await;
+    let mut asked = only.snapshot_stream().await;
+    assert_eq!(asked.hello.role(), v1::SnapshotRole::Observer);
+    asked.push(moved(5)).await;
+    asked.ended().await;
+    assert_eq!(stream.send(moved(5)).await.revision, 5, "it is the same one");
+}
+
 #[tokio::test]
 async fn nobody_moves_to_a_control_plane_that_has_lost_the_store_too() {
     let (mut one, mut other) = (FakeControlPlane::start().await, FakeControlPlane::start().await);

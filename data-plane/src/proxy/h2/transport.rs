@@ -113,12 +113,13 @@ impl Transport {
                 self.give_back(&mut connection);
                 break;
             }
-            let mut pieces = [IoSlice::new(&[]); PIECES];
-            let count = connection.slices(&mut pieces);
             let stream = Pin::new(&mut self.stream);
-            let written = match &pieces[..count] {
-                [piece] => stream.poll_write(cx, piece),
-                pieces => stream.poll_write_vectored(cx, pieces),
+            let written = if let Some(piece) = connection.piece() {
+                stream.poll_write(cx, piece)
+            } else {
+                let mut pieces = [IoSlice::new(&[]); PIECES];
+                let count = connection.slices(&mut pieces);
+                stream.poll_write_vectored(cx, &pieces[..count])
             };
             self.is_blocked = true;
             let taken = ready!(written)?;

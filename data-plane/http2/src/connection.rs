@@ -332,6 +332,12 @@ impl<H: Heads> Connection<H> {
         self.end.is_none() && self.output.len() < MAX_UNWRITTEN
     }
 
+    /// All that is to be written, where it lies in one piece.
+    #[must_use]
+    pub fn piece(&self) -> Option<&[u8]> {
+        self.output.piece()
+    }
+
     /// Fills `slices` with what is to be written next, and yields how many there are.
     pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         self.output.slices(slices)

@@ -53,6 +53,11 @@ impl Output {
         }
     }
 
+    /// All that is to be written, where it lies in one piece.
+    pub(crate) fn piece(&self) -> Option<&[u8]> {
+        self.payloads.is_empty().then(|| &self.buffer[self.start..])
+    }
+
     /// Fills `slices` with what is to be written next, and yields how many there are.
     pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let (mut count, mut from) = (0, self.start);
@@ -139,6 +144,9 @@ mod tests {
                 let mut slices = vec![IoSlice::new(&[]); most];
                 let count = output.slices(&mut slices);
                 let next: Vec<u8> = slices[..count].concat_all();
+                if let Some(piece) = output.piece() {
+                    prop_assert_eq!(piece, &next);
+                }
                 let step = next.len().min(*steps.next().unwrap());
                 prop_assert!(step > 0, "it stands still");
                 taken.extend_from_slice(&next[..step]);

@@ -85,6 +85,8 @@ pub struct Service {
     may_decline: AtomicBool,
     /// Whether the policy has something for requests that nobody answers well.
     has_fallback: AtomicBool,
+    /// Whether it goes by how long attempts take.
+    learns_latency: AtomicBool,
     pub(super) outlets: Arc<Outlets>,
     pub(super) workers: usize,
     /// Where this data plane is.
@@ -148,6 +150,7 @@ impl Service {
             compared_until: AtomicU64::new(0),
             may_decline: AtomicBool::new(false),
             has_fallback: AtomicBool::new(false),
+            learns_latency: AtomicBool::new(false),
             outlets,
             workers,
             here,
@@ -558,6 +561,7 @@ impl Service {
             _ => {}
         }
         self.has_fallback.store(view.policy.fallback.is_any(), Relaxed);
+        self.learns_latency.store(hearing::learns_latency(&view.policy), Relaxed);
         let is_limited = view.is_limited;
         if is_limited {
             self.is_limited.store(true, SeqCst);

@@ -9,11 +9,12 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use gateway_runtime::tls::Tls;
+use rustix::net::{SendFlags, send};
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
     time::{Instant, timeout_at},
 };
@@ -33,6 +34,12 @@ pub(in crate::proxy) const HTTP2: &[u8] = b"h2";
 
 /// What is offered by ALPN, best first.
 pub(crate) const PROTOCOLS: &[&[u8]] = &[HTTP2, b"http/1.1"];
+
+/// Who is gone is told by an error, not by a signal. Where there is no such flag, the socket itself was told so when it was made.
+#[cfg(target_os = "linux")]
+const PLAIN: SendFlags = SendFlags::NOSIGNAL;
+#[cfg(not(target_os = "linux"))]
+const PLAIN: SendFlags = SendFlags::empty();
 
 /// Bytes in both directions.
 #[derive(Debug)]
@@ -107,23 +114,25 @@ pub(in crate::proxy) fn poll_protocol(
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<bool>> {
     loop {
+        // No buffer is borrowed for nothing.
+        ready!(tcp.poll_read_ready(cx))?;
         if seen.is_empty() {
-            // No buffer is borrowed for nothing.
-            ready!(tcp.poll_read_ready(cx))?;
             *seen = buffers.take_input();
         }
-        let read = poll_read_buf(Pin::new(&mut *tcp), cx, seen);
+        let read = read_now(tcp, seen);
         if seen.is_empty() {
             buffers.give_input(seen);
         }
-        match ready!(read)? {
-            0 if seen.is_empty() => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Poll::Ready(Err(error)),
+            Ok(0) if seen.is_empty() => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
             // Nothing more comes that could tell.
-            0 => return Poll::Ready(Ok(false)),
-            _ if seen.len() >= HTTP2_PREFACE.len() || !HTTP2_PREFACE.starts_with(seen) => {
+            Ok(0) => return Poll::Ready(Ok(false)),
+            Ok(_) if seen.len() >= HTTP2_PREFACE.len() || !HTTP2_PREFACE.starts_with(seen) => {
                 return Poll::Ready(Ok(seen.starts_with(HTTP2_PREFACE)));
             }
-            _ => {}
+            Ok(_) => {}
         }
     }
 }
@@ -153,6 +162,38 @@ impl Stream {
             Self::Ahead(ahead) => &mut ahead.tcp,
             Self::Tls(stream) => stream.get_mut().0,
         })
+    }
+
+    /// Whether there may be something to be read, or an end, as far as the system has told: `false` is certain until it tells more.
+    /// Wakes nobody.
+    pub(in crate::proxy) fn may_have_something(&self) -> bool {
+        match self {
+            Self::Tcp(tcp) => tcp.try_io(Interest::READABLE, || Ok(())).is_ok(),
+            Self::Ahead(_) | Self::Tls(_) => true,
+        }
+    }
+
+    /// Completes when there may be something to be read, so that no buffer is held for nothing.
+    pub(in crate::proxy) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(tcp) => tcp.poll_read_ready(cx),
+            Self::Ahead(_) | Self::Tls(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Reads once it is [readable](Self::poll_readable). Ready with the count, zero at the end.
+    pub(in crate::proxy) fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut impl BufMut,
+    ) -> Poll<io::Result<usize>> {
+        let Self::Tcp(tcp) = self else { return poll_read_buf(Pin::new(self), cx, buffer) };
+        loop {
+            match read_now(tcp, buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(tcp.poll_read_ready(cx))?,
+                read => return Poll::Ready(read),
+            }
+        }
     }
 
     /// Whether HTTP/2 was agreed on with TLS.
@@ -199,7 +240,7 @@ impl AsyncWrite for Stream {
                 let written = Pin::new(&mut **stream).poll_write(cx, data);
                 with_reason(stream, written)
             }
-            stream => stream.tcp_mut().poll_write(cx, data),
+            stream => poll_send(stream.tcp(), cx, data),
         }
     }
 
@@ -242,6 +283,36 @@ impl AsyncWrite for Stream {
     }
 }
 
+/// Reads once, from a socket that is ready. What does not fill the buffer was all there was, which the runtime is told, as it finds out
+/// by itself where it does the reading: the next read waits, and is not tried in vain.
+fn read_now(tcp: &TcpStream, buffer: &mut impl BufMut) -> io::Result<usize> {
+    let room = buffer.chunk_mut().len();
+    let mut count = 0;
+    let read = tcp.try_io(Interest::READABLE, || {
+        count = tcp.try_read_buf(buffer)?;
+        if (1..room).contains(&count) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    });
+    if count > 0 { Ok(count) } else { read.map(|()| 0) }
+}
+
+/// Writes, and asks the runtime only where the socket takes nothing. One that has taken a part is full, which the runtime is told.
+fn poll_send(tcp: &TcpStream, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    loop {
+        let mut count = 0;
+        let sent = tcp.try_io(Interest::WRITABLE, || {
+            count = send(tcp, data, PLAIN)?;
+            if count < data.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        match sent {
+            Err(error) if count == 0 && error.kind() == io::ErrorKind::WouldBlock => {
+                ready!(tcp.poll_write_ready(cx))?;
+            }
+            Err(error) if count == 0 => return Poll::Ready(Err(error)),
+            _ => return Poll::Ready(Ok(count)),
+        }
+    }
+}
+
 /// What was written to a replica, or why it could not be. In TLS 1.3 a server refuses a client's certificate, or that there is
 /// none, behind the handshake, with what was sent meanwhile unread: then the connection is reset, and whoever writes meets
 /// that before the alert that came in front of it.
@@ -265,4 +336,96 @@ fn last_words(stream: &mut client::TlsStream<TcpStream>) -> Option<rustls::Error
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    async fn pair() -> (Stream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (connected, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (Stream::Tcp(accepted.unwrap().0), connected.unwrap())
+    }
+
+    async fn filled(stream: &mut Stream, buffer: &mut BytesMut) -> usize {
+        poll_fn(|cx| {
+            ready!(stream.poll_readable(cx))?;
+            stream.poll_fill(cx, buffer)
+        })
+        .await
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fill_the_buffer_was_all_there_was_and_what_comes_later_is_not_missed() {
+        let (mut stream, mut peer) = pair().await;
+        let mut buffer = BytesMut::with_capacity(64);
+        for said in ["one", "two", "three"] {
+            peer.write_all(said.as_bytes()).await.unwrap();
+            assert_eq!(filled(&mut stream, &mut buffer).await, said.len());
+            assert_eq!(buffer.split(), said);
+            assert!(!stream.may_have_something(), "{said} was all");
+        }
+        peer.write_all(&[b'x'; 100]).await.unwrap();
+        let mut rest = 100;
+        while rest > 0 {
+            let mut small = BytesMut::with_capacity(30);
+            rest -= filled(&mut stream, &mut small).await;
+        }
+        drop(peer);
+        assert_eq!(filled(&mut stream, &mut buffer).await, 0, "the end is seen");
+        assert!(stream.may_have_something(), "and seen again");
+        assert_eq!(filled(&mut stream, &mut buffer).await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_write_waits_for_a_socket_that_is_full_and_goes_on_once_it_takes_more() {
+        const LENGTH: usize = 32 << 20;
+        let (mut stream, mut peer) = pair().await;
+        let data: Vec<u8> = (0..LENGTH).map(|at| (at / 7) as u8).collect();
+        let mut is_full = false;
+        let written = async {
+            let mut sent = 0;
+            while sent < LENGTH {
+                sent += poll_fn(|cx| {
+                    let polled = Pin::new(&mut stream).poll_write(cx, &data[sent..]);
+                    is_full |= polled.is_pending();
+                    polled
+                })
+                .await
+                .unwrap();
+            }
+            Pin::new(&mut stream).shutdown().await.unwrap();
+        };
+        let mut read = Vec::new();
+        let (_, count) = tokio::join!(written, peer.read_to_end(&mut read));
+        assert_eq!(count.unwrap(), LENGTH);
+        assert!(read == data, "all came, in its order");
+        assert!(is_full, "the socket was full in between");
+    }
+
+    #[tokio::test]
+    async fn writing_to_who_is_gone_is_an_error() {
+        let (mut stream, peer) = pair().await;
+        peer.set_zero_linger().unwrap();
+        drop(peer);
+        // It is known once the reset has come.
+        while !stream.may_have_something() {
+            poll_fn(|cx| stream.poll_readable(cx)).await.unwrap();
+        }
+        let error = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, b"too late")).await.unwrap_err();
+        assert!(
+            matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe),
+            "{error}"
+        );
+    }
 }

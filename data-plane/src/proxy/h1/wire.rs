@@ -19,7 +19,6 @@ use tokio::{
     io::{AsyncWrite, Interest, Ready},
     net::TcpStream,
 };
-use tokio_util::io::poll_read_buf;
 
 use super::{
     framing::Length,
@@ -174,14 +173,14 @@ impl Wire {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, size: usize) -> Poll<io::Result<usize>> {
-        if self.input.is_empty() {
-            // Nearly every second time nothing has come, and then no buffer is held for it.
-            if let Stream::Tcp(tcp) = &self.stream
-                && tcp.poll_read_ready(cx).is_pending()
-            {
+        // Nearly every second time nothing has come, and then no buffer is held for it.
+        if self.stream.poll_readable(cx)?.is_pending() {
+            if self.input.is_empty() {
                 self.give_input();
-                return Poll::Pending;
             }
+            return Poll::Pending;
+        }
+        if self.input.is_empty() {
             self.renew_input(size);
         } else if self.input.capacity() - self.input.len() < MIN_ROOM {
             self.input.reserve(size);
@@ -191,7 +190,7 @@ impl Wire {
             }
         }
         let mut input = (&mut self.input).limit(size);
-        let read = poll_read_buf(Pin::new(&mut self.stream), cx, &mut input);
+        let read = self.stream.poll_fill(cx, &mut input);
         if read.is_pending() && self.input.is_empty() {
             self.give_input();
         }
@@ -424,7 +423,7 @@ impl Wire {
     /// Whether the peer of a wire at [rest](Wire::rest) has sent nothing unasked and is still there, as far as the system
     /// knows by now. Gives all buffers back if so.
     pub(super) fn poll_is_silent(&mut self, cx: &mut Context<'_>) -> bool {
-        self.poll_fill(cx).is_pending()
+        !self.stream.may_have_something() || self.poll_fill(cx).is_pending()
     }
 
     /// The peer is told that nothing more comes.

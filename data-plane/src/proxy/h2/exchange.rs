@@ -48,10 +48,16 @@ struct Exchange {
     place: Cell<Option<usize>>,
 }
 
-/// A stream that is a tunnel from now on.
+/// A stream that is a tunnel from now on. Boxed, so that no request has the room for it that does not need it.
 struct Switched {
     tunnel: Box<Tunnel>,
     side: StreamSide,
+}
+
+impl Switched {
+    async fn run(mut self: Box<Self>) {
+        self.tunnel.run(&mut self.side).await;
+    }
 }
 
 impl Connection {
@@ -69,15 +75,23 @@ impl Connection {
         let (number, place) = (self.served.get(), Cell::new(None));
         let exchange = Exchange { connection: Rc::clone(self), number, place };
         let active = self.worker.request_begins();
+        let worker = Rc::clone(&self.worker);
+        // In a box of its own from the beginning: it is ten kilobytes, and what it is given half a kilobyte, which the runtime would
+        // move several times, and a tunnel need not keep.
+        let exchanged = boxed(|| {
+            caught(async move {
+                let switched = pin!(exchange.run(request, answered)).await;
+                (exchange, switched)
+            })
+        });
         tokio::task::spawn_local(self.worker.timed(async move {
-            let worker = &exchange.connection.worker;
-            // In a box of its own: it is ten kilobytes, which the runtime would move several times, and a tunnel need not keep.
-            let ended = boxed(|| caught(exchange.run(request, answered))).await;
+            let ended = exchanged.await;
             drop(active);
             match ended {
-                Ok(None) => {}
-                Ok(Some(Switched { tunnel, mut side })) => {
-                    if Box::pin(caught(tunnel.run(&mut side))).await.is_err() {
+                Ok((_, None)) => {}
+                // The exchange lasts as long as its tunnel.
+                Ok((_exchange, Some(switched))) => {
+                    if Box::pin(caught(switched.run())).await.is_err() {
                         worker.panicked("connection");
                     }
                 }
@@ -94,7 +108,7 @@ impl Exchange {
         &self,
         request: Request<ProxyHeads>,
         answered: impl Fn(Rc<Worker>, Asker, RequestHead, ClientBody) -> F,
-    ) -> Option<Switched>
+    ) -> Option<Box<Switched>>
     where
         F: Future<Output = Answer<B>>,
         B: Body<Data = Bytes> + From<Bytes> + Unpin,
@@ -118,7 +132,8 @@ impl Exchange {
         let answer = {
             let mut answering = pin!(async {
                 match head {
-                    Ok(head) => answered(Rc::clone(worker), asker, head, body).await,
+                    // Pinned where it is made: it is large.
+                    Ok(head) => pin!(answered(Rc::clone(worker), asker, head, body)).await,
                     Err(error) => {
                         let request_id = RequestId::new(worker.random_id());
                         let answer = worker.refuse(&error, "", 0, &request_id);
@@ -154,7 +169,7 @@ impl Exchange {
             head.fields.remove(Names::of(&[Name::ContentLength]));
             tunnel.tell(trail.take());
             respond.send_head(Head::Answer(head), false).ok()?;
-            return Some(Switched { tunnel, side: StreamSide::new(respond, incoming) });
+            return Some(Box::new(Switched { tunnel, side: StreamSide::new(respond, incoming) }));
         }
         let has_no_body = is_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let is_last = has_no_body || body.is_end_stream();

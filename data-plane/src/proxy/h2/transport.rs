@@ -11,7 +11,6 @@ use std::{
 use bytes::BytesMut;
 use gateway_http2::{Connection, Guard, Shared};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio_util::io::poll_read_buf;
 
 use super::heads::ProxyHeads;
 use crate::proxy::{downstream::stream::Stream, h1::Buffers};
@@ -114,12 +113,13 @@ impl Transport {
                 self.give_back(&mut connection);
                 break;
             }
-            let mut pieces = [IoSlice::new(&[]); PIECES];
-            let count = connection.slices(&mut pieces);
             let stream = Pin::new(&mut self.stream);
-            let written = match &pieces[..count] {
-                [piece] => stream.poll_write(cx, piece),
-                pieces => stream.poll_write_vectored(cx, pieces),
+            let written = if let Some(piece) = connection.piece() {
+                stream.poll_write(cx, piece)
+            } else {
+                let mut pieces = [IoSlice::new(&[]); PIECES];
+                let count = connection.slices(&mut pieces);
+                stream.poll_write_vectored(cx, &pieces[..count])
             };
             self.is_blocked = true;
             let taken = ready!(written)?;
@@ -146,19 +146,20 @@ impl Transport {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.input.capacity() == 0 {
-            // Nearly every second time nothing has come, and then no buffer is borrowed for it.
-            if let Stream::Tcp(tcp) = &self.stream
-                && tcp.poll_read_ready(cx).is_pending()
-            {
-                return Poll::Pending;
+        // Nearly every second time nothing has come, and then no buffer is held for it.
+        if self.stream.poll_readable(cx)?.is_pending() {
+            if self.input.is_empty() {
+                self.buffers.give_input(&mut self.input);
             }
+            return Poll::Pending;
+        }
+        if self.input.capacity() == 0 {
             self.input = self.buffers.take_input();
         }
         if self.input.capacity() - self.input.len() < MIN_ROOM {
             self.input.reserve(READ_SIZE);
         }
-        let read = poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input);
+        let read = self.stream.poll_fill(cx, &mut self.input);
         if read.is_pending() && self.input.is_empty() {
             self.buffers.give_input(&mut self.input);
         }

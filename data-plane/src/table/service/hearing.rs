@@ -1,14 +1,25 @@
 //! How long requests and attempts take, and what that tells of a replica.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
-use gateway_proto::policy::{AdaptiveLimit, Algorithm};
+use gateway_proto::{
+    Policy,
+    policy::{AdaptiveLimit, Algorithm},
+};
 
 use super::Service;
 use crate::{
     routing::{Fault, Outcome, Silence, Tick, balancing::LatencyEstimate},
     table::replica::Replica,
 };
+
+/// Whether a policy goes by how long attempts take.
+pub(super) fn learns_latency(policy: &Policy) -> bool {
+    policy.concurrency.adaptive != AdaptiveLimit::Off || policy.balancing.algorithm == Algorithm::PeakEwma
+}
 
 impl Service {
     /// Whether somebody wants to know how long attempts at each replica take.
@@ -34,6 +45,10 @@ impl Service {
         self.attempt_durations.record(worker, latency);
         if self.is_detailed() {
             replica.record_latency(worker, latency);
+        }
+        // Asked first, because most policies do not, and a look at the policy costs as much as a pick.
+        if !self.learns_latency.load(Relaxed) {
+            return;
         }
         let view = self.view.load();
         if view.policy.concurrency.adaptive != AdaptiveLimit::Off {

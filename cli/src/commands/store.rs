@@ -42,10 +42,7 @@ pub(crate) struct Migrate {
     #[arg(value_name = "TO")]
     to: String,
     #[command(flatten)]
-    files: StoreFlags,
-    /// Speak in clear text to an etcd beyond this machine: its password and what proves ownership are then for all to read
-    #[arg(long)]
-    insecure: bool,
+    flags: StoreFlags,
 }
 
 /// Flags of `gwctl store reopen`.
@@ -56,10 +53,7 @@ pub(crate) struct Reopen {
     #[arg(value_name = "STORE")]
     store: String,
     #[command(flatten)]
-    files: StoreFlags,
-    /// Speak in clear text to an etcd beyond this machine: its password and what proves ownership are then for all to read
-    #[arg(long)]
-    insecure: bool,
+    flags: StoreFlags,
 }
 
 /// Where what is registered is kept, as somebody names it.
@@ -75,7 +69,7 @@ enum Named {
 /// Of usage, for a location that is none; a failure, when a store cannot be used, or a control plane does not take part.
 pub(crate) async fn run(verb: Verb, global: Global, output: &Output) -> Result<(), Error> {
     match verb {
-        Verb::Migrate(Migrate { from, to, files, insecure }) => {
+        Verb::Migrate(Migrate { from, to, flags }) => {
             let (from, to) = (named("FROM", &from)?, located("TO", &to)?);
             if to == StoreLocation::Memory {
                 return Err(Error::new(Exit::Usage, "TO is memory:, which would end with this command"));
@@ -87,11 +81,9 @@ pub(crate) async fn run(verb: Verb, global: Global, output: &Output) -> Result<(
             if matches!(&from, Named::Store(from) if *from == to) {
                 return Err(Error::new(Exit::Usage, format!("TO is {to}, as FROM is: name another store")));
             }
-            let files = files.files();
-            if !insecure {
-                from.check_way(&files)?;
-                check_way(&to, &files)?;
-            }
+            from.check_way(&flags)?;
+            check_way(&to, &flags)?;
+            let files = flags.files();
             let moved = match &from {
                 Named::ControlPlane(url) => {
                     let mut source = ask(global, url).await?.move_store().await?;
@@ -107,11 +99,10 @@ pub(crate) async fn run(verb: Verb, global: Global, output: &Output) -> Result<(
             };
             tell(&from, &to, moved, output)
         }
-        Verb::Reopen(Reopen { store, files, insecure }) => {
-            let (store, files) = (named("STORE", &store)?, files.files());
-            if !insecure {
-                store.check_way(&files)?;
-            }
+        Verb::Reopen(Reopen { store, flags }) => {
+            let store = named("STORE", &store)?;
+            store.check_way(&flags)?;
+            let files = flags.files();
             let was_closed = match &store {
                 Named::ControlPlane(url) => ask(global, url).await?.reopen_store().await?,
                 Named::Store(location) => reopen(location, &files).await.map_err(|error| {
@@ -209,17 +200,14 @@ async fn open(location: &StoreLocation, files: &EtcdFiles) -> Result<AnyStore, S
 }
 
 /// As a control plane does: without TLS, nobody speaks to an etcd beyond this machine unawares.
-fn check_way(location: &StoreLocation, files: &EtcdFiles) -> Result<(), Error> {
-    match location {
-        StoreLocation::Etcd(etcd) => etcd.check_way(files).map_err(|why| Error::new(Exit::Usage, why)),
-        StoreLocation::Redb(_) | StoreLocation::Memory => Ok(()),
-    }
+fn check_way(location: &StoreLocation, flags: &StoreFlags) -> Result<(), Error> {
+    flags.check_way(location).map_err(|why| Error::new(Exit::Usage, why))
 }
 
 impl Named {
-    fn check_way(&self, files: &EtcdFiles) -> Result<(), Error> {
+    fn check_way(&self, flags: &StoreFlags) -> Result<(), Error> {
         match self {
-            Self::Store(location) => check_way(location, files),
+            Self::Store(location) => check_way(location, flags),
             // Its connection has rules of its own.
             Self::ControlPlane(_) => Ok(()),
         }

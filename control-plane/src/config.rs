@@ -103,15 +103,31 @@ pub struct StoreFlags {
     /// A file that holds the password of the user that --store names, and nothing else
     #[arg(long, env = "GW_STORE_PASSWORD_FILE", value_name = "FILE")]
     pub store_password_file: Option<PathBuf>,
+
+    /// Speak in clear text to an etcd beyond this machine: whoever is on the way reads the password and what proves ownership,
+    /// and may change what is registered
+    #[arg(long, env = "GW_STORE_INSECURE", value_parser = FalseyValueParser::new())]
+    pub store_insecure: bool,
 }
 
 impl StoreFlags {
+    /// Whether nobody on the way to the store can read what is said, or say something else, unless that is what somebody wants.
+    ///
+    /// # Errors
+    /// What is reached in clear text, and what to set.
+    pub fn check_way(&self, store: &StoreLocation) -> Result<(), String> {
+        match store {
+            StoreLocation::Etcd(etcd) if !self.store_insecure => etcd.check_way(&self.files()),
+            _ => Ok(()),
+        }
+    }
+
     /// The files that they name.
-    pub fn files(self) -> EtcdFiles {
+    pub fn files(&self) -> EtcdFiles {
         EtcdFiles {
-            ca: self.store_tls_ca,
-            identity: self.store_tls_cert.zip(self.store_tls_key),
-            password: self.store_password_file,
+            ca: self.store_tls_ca.clone(),
+            identity: self.store_tls_cert.clone().zip(self.store_tls_key.clone()),
+            password: self.store_password_file.clone(),
         }
     }
 }
@@ -157,11 +173,7 @@ impl Args {
         let store = self.store.parse().map_err(|why: String| Failure::usage(told(&self.store, &why)))?;
         let store_files = self.store_flags.files();
         check_store(&store, &store_files)?;
-        if let StoreLocation::Etcd(etcd) = &store
-            && !self.access.insecure
-        {
-            etcd.check_way(&store_files).map_err(Failure::usage)?;
-        }
+        self.store_flags.check_way(&store).map_err(Failure::usage)?;
         // The upper bounds are those of what holds them: a semaphore, a channel, memory.
         check("--max-replicas", self.max_replicas, 10_000_000)?;
         check("--max-replicas-per-service", self.max_replicas_per_service, 10_000_000)?;
@@ -397,8 +409,11 @@ mod tests {
             let flags = ["--store", store, "--store-password-file", "x"];
             let refused = validate(&flags).unwrap_err();
             assert!(refused.to_string().contains("--store-tls-ca"), "{refused}");
+            assert!(refused.to_string().contains("--store-insecure"), "{refused}");
             assert_eq!(refused.code(), 2);
-            for way in [&["--insecure"][..], &["--store-tls-ca", "ca.pem"]] {
+            let served = validate(&[&flags[..], &["--insecure"]].concat());
+            assert_eq!(served, Err(refused), "who opens the door of this one opens no way to another");
+            for way in [&["--store-insecure"][..], &["--store-tls-ca", "ca.pem"]] {
                 assert!(validate(&[&flags[..], way].concat()).is_ok(), "{store} {way:?}");
             }
         }
@@ -410,7 +425,7 @@ mod tests {
 
     #[test]
     fn on_a_store_that_others_share_all_addresses_are_no_place_to_be_found_at() {
-        let listen = ["--insecure", "--listen", "0.0.0.0:7400"];
+        let listen = ["--insecure", "--store-insecure", "--listen", "0.0.0.0:7400"];
         let check = |flags: &[&str]| {
             let config = validate(&[&listen[..], flags].concat()).unwrap();
             config.check_listeners()

@@ -42,10 +42,7 @@ pub(crate) struct Migrate {
     #[arg(value_name = "TO")]
     to: String,
     #[command(flatten)]
-    files: StoreFlags,
-    /// Speak in clear text to an etcd beyond this machine: its password and what proves ownership are then for all to read
-    #[arg(long)]
-    insecure: bool,
+    flags: StoreFlags,
 }
 
 /// Flags of `gwctl store reopen`.
@@ -56,10 +53,7 @@ pub(crate) struct Reopen {
     #[arg(value_name = "STORE")]
     store: String,
     #[command(flatten)]
-    files: StoreFlags,
-    /// Speak in clear text to an etcd beyond this machine: its password and what proves ownership are then for all to read
-    #[arg(long)]
-    insecure: bool,
+    flags: StoreFlags,
 }
 
 /// Where what is registered is kept, as somebody names it.
@@ -75,23 +69,21 @@ enum Named {
 /// Of usage, for a location that is none; a failure, when a store cannot be used, or a control plane does not take part.
 pub(crate) async fn run(verb: Verb, global: Global, output: &Output) -> Result<(), Error> {
     match verb {
-        Verb::Migrate(Migrate { from, to, files, insecure }) => {
+        Verb::Migrate(Migrate { from, to, flags }) => {
             let (from, to) = (named("FROM", &from)?, located("TO", &to)?);
             if to == StoreLocation::Memory {
                 return Err(Error::new(Exit::Usage, "TO is memory:, which would end with this command"));
             }
             if matches!(from, Named::Store(StoreLocation::Memory)) {
                 let error = Error::new(Exit::Usage, "FROM is memory:, which only its control plane knows");
-                return Err(error.hint(format!("gwctl store migrate {} {to}", global.endpoint)));
+                return Err(error.hint(migrate_from(&global.endpoint, &to)));
             }
             if matches!(&from, Named::Store(from) if *from == to) {
                 return Err(Error::new(Exit::Usage, format!("TO is {to}, as FROM is: name another store")));
             }
-            let files = files.files();
-            if !insecure {
-                from.check_way(&files)?;
-                check_way(&to, &files)?;
-            }
+            from.check_way(&flags)?;
+            check_way(&to, &flags)?;
+            let files = flags.files();
             let moved = match &from {
                 Named::ControlPlane(url) => {
                     let mut source = ask(global, url).await?.move_store().await?;
@@ -99,23 +91,21 @@ pub(crate) async fn run(verb: Verb, global: Global, output: &Output) -> Result<(
                 }
                 Named::Store(location) => {
                     let mut source = open(location, &files).await.map_err(|error| {
-                        let command = format!("gwctl store migrate {} {to}", global.endpoint);
-                        unusable_now(location, &error, &command)
+                        unusable_now(location, &error, &migrate_from(&global.endpoint, &to))
                     })?;
                     copy(&mut source, &from, &to, &files).await?
                 }
             };
             tell(&from, &to, moved, output)
         }
-        Verb::Reopen(Reopen { store, files, insecure }) => {
-            let (store, files) = (named("STORE", &store)?, files.files());
-            if !insecure {
-                store.check_way(&files)?;
-            }
+        Verb::Reopen(Reopen { store, flags }) => {
+            let store = named("STORE", &store)?;
+            store.check_way(&flags)?;
+            let files = flags.files();
             let was_closed = match &store {
                 Named::ControlPlane(url) => ask(global, url).await?.reopen_store().await?,
                 Named::Store(location) => reopen(location, &files).await.map_err(|error| {
-                    let command = format!("gwctl store reopen {}", global.endpoint);
+                    let command = format!("gwctl store reopen {}", url_of_one(&global.endpoint));
                     unusable_now(location, &error, &command)
                 })?,
             };
@@ -209,17 +199,14 @@ async fn open(location: &StoreLocation, files: &EtcdFiles) -> Result<AnyStore, S
 }
 
 /// As a control plane does: without TLS, nobody speaks to an etcd beyond this machine unawares.
-fn check_way(location: &StoreLocation, files: &EtcdFiles) -> Result<(), Error> {
-    match location {
-        StoreLocation::Etcd(etcd) => etcd.check_way(files).map_err(|why| Error::new(Exit::Usage, why)),
-        StoreLocation::Redb(_) | StoreLocation::Memory => Ok(()),
-    }
+fn check_way(location: &StoreLocation, flags: &StoreFlags) -> Result<(), Error> {
+    flags.check_way(location).map_err(|why| Error::new(Exit::Usage, why))
 }
 
 impl Named {
-    fn check_way(&self, files: &EtcdFiles) -> Result<(), Error> {
+    fn check_way(&self, flags: &StoreFlags) -> Result<(), Error> {
         match self {
-            Self::Store(location) => check_way(location, files),
+            Self::Store(location) => check_way(location, flags),
             // Its connection has rules of its own.
             Self::ControlPlane(_) => Ok(()),
         }
@@ -233,11 +220,22 @@ fn unusable(what: &impl fmt::Display, why: &StoreError) -> Error {
 
 /// Names the command that does it by the control plane which has the file open.
 fn unusable_now(location: &StoreLocation, why: &StoreError, command: &str) -> Error {
-    let mut error = unusable(location, why);
-    if *why == StoreError::InUse {
-        error.hints.insert(0, format!("a control plane that has it open does it while it runs:  {command}"));
+    match why {
+        StoreError::InUse => Error::new(Exit::Failed, format!("{location} cannot be used"))
+            .because(why.to_string())
+            .hint(format!("if a control plane has it open, name its URL in place of the file:  {command}")),
+        _ => unusable(location, why),
     }
-    error
+}
+
+fn migrate_from(endpoint: &str, to: &StoreLocation) -> String {
+    format!("gwctl store migrate {} {to}", url_of_one(endpoint))
+}
+
+/// What stands in a command for the control plane that has a store to itself. Where the endpoint is several, they share a store,
+/// and it is none of them.
+fn url_of_one(endpoint: &str) -> &str {
+    if endpoint.contains(',') { "http://HOST:PORT" } else { endpoint }
 }
 
 impl fmt::Display for Named {
@@ -246,5 +244,38 @@ impl fmt::Display for Named {
             Self::Store(location) => location.fmt(f),
             Self::ControlPlane(url) => url.fmt(f),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_etcd_beyond_this_machine_is_spoken_to_in_clear_text_when_somebody_says_so() {
+        let etcd = located("TO", "etcd://10.0.0.5/gw").unwrap();
+        let refused = check_way(&etcd, &StoreFlags::default()).unwrap_err();
+        assert_eq!(refused.exit, Exit::Usage);
+        assert!(refused.headline.contains("--store-insecure"), "{refused:?}");
+        assert_eq!(check_way(&etcd, &StoreFlags { store_insecure: true, ..Default::default() }), Ok(()));
+    }
+
+    #[test]
+    fn a_file_in_use_is_told_with_one_command_that_names_one_control_plane() {
+        let (file, etcd) = (located("FROM", "redb:a.redb").unwrap(), located("TO", "etcd://h/gw").unwrap());
+        for (endpoint, url) in [
+            ("http://127.0.0.1:7400", "http://127.0.0.1:7400"),
+            ("http://a:7400,http://b:7400", "http://HOST:PORT"),
+        ] {
+            let command = migrate_from(endpoint, &etcd);
+            let error = unusable_now(&file, &StoreError::InUse, &command);
+            assert_eq!(error.headline, "redb:a.redb cannot be used");
+            assert_eq!(error.details, ["another process has the file open"]);
+            let next = format!("gwctl store migrate {url} etcd://h:2379/gw");
+            let hint = format!("if a control plane has it open, name its URL in place of the file:  {next}");
+            assert_eq!(error.hints, [hint]);
+        }
+        let other = unusable_now(&file, &StoreError::Unavailable("it is no file".into()), "gwctl");
+        assert!(other.hints[0].contains("docs/store.md"), "{other:?}");
     }
 }

@@ -46,8 +46,7 @@ pub struct SettingsArgs {
     /// an entry
     #[arg(long, env = "GW_AUTH_FILE", value_name = "FILE")]
     pub auth_file: Option<PathBuf>,
-    /// Serve beyond this machine although there is no TLS, or nobody is asked who he is, and speak to an etcd there without TLS:
-    /// whoever reaches this may do everything
+    /// Serve beyond this machine although there is no TLS, or nobody is asked who he is: whoever reaches this may do everything
     #[arg(long, env = "GW_INSECURE", value_parser = FalseyValueParser::new())]
     pub insecure: bool,
     /// Serve /metrics to whoever asks, where others must say who they are

@@ -75,7 +75,7 @@ impl Cluster {
         let etcd = Etcd::cluster_in(places.members).await;
         let mut controls = Vec::new();
         for place in places.controls {
-            let flags = [&ROOMY[..], flags, &insecure(&place)].concat();
+            let flags = [&ROOMY[..], flags, &insecure(&place), &insecure_store(&place)].concat();
             controls.push(ControlPlane::start_in(place, etcd.store("gw"), &flags).await);
         }
         let urls: Vec<_> = controls.iter().map(ControlPlane::url).collect();
@@ -150,6 +150,11 @@ pub(crate) fn hold_leases(figures: &mut Figures, owners: &[Owner]) {
 /// What a plane needs to serve beyond loopback.
 fn insecure(place: &Place) -> Vec<&'static str> {
     if place.host().is_loopback() { Vec::new() } else { vec!["--insecure"] }
+}
+
+/// What a control plane needs to reach an etcd beyond loopback.
+fn insecure_store(place: &Place) -> Vec<&'static str> {
+    if place.host().is_loopback() { Vec::new() } else { vec!["--store-insecure"] }
 }
 
 async fn data_plane(place: Place, urls: &[String], socket: &Path) -> DataPlane {

@@ -55,12 +55,12 @@ impl EtcdLocation {
     ///
     /// # Errors
     /// Which member is reached in clear text, and what to set.
-    pub fn check_way(&self, files: &EtcdFiles) -> Result<(), String> {
+    pub(crate) fn check_way(&self, files: &EtcdFiles) -> Result<(), String> {
         let beyond = self.endpoints.iter().find(|member| !is_here(member));
         match beyond.filter(|_| !files.are_for_tls()) {
             Some(member) => Err(format!(
                 "--store {self}: {member} is beyond this machine, and there is no TLS: the password and what renews leases would be \
-                 sent for all to read. Set --store-tls-ca, or say --insecure if whoever is on the way may do everything"
+                 sent for all to read. Set --store-tls-ca, or say --store-insecure if whoever is on the way may do everything"
             )),
             None => Ok(()),
         }

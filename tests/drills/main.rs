@@ -178,8 +178,10 @@ enum Drill {
     ManyDataPlanes,
     /// One client registers and renews without end
     Greedy,
-    /// Messages that are none, too large, or from nobody
+    /// Messages that are none, too large, or from nobody, and strangers who fill what they can
     Malformed,
+    /// Leases, tokens and node ids are guessed by the thousand
+    Guessed,
     /// Replicas that are registered by the rules and are poison
     Poisoned,
 }
@@ -236,6 +238,7 @@ async fn run(drill: Drill, size: Size, figures: &mut Figures) {
         Drill::ManyDataPlanes => control_plane::data_planes::many(size, figures).await,
         Drill::Greedy => control_plane::greedy::greedy(size, figures).await,
         Drill::Malformed => control_plane::input::malformed(size, figures).await,
+        Drill::Guessed => control_plane::guesses::guessed(size, figures).await,
         Drill::Poisoned => control_plane::input::poisoned(size, figures).await,
     }
 }

@@ -1,27 +1,29 @@
 //! One client registers without end, then renews without end, beside others who do what is usual.
 
-use std::{
-    os::unix::fs::OpenOptionsExt as _,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use gateway_proto::v1::{
-    HeartbeatRequest, KeepAliveRequest, RegisterRequest, registry_service_client::RegistryServiceClient,
-};
-use gateway_tests::ControlPlane;
+use gateway_proto::v1::{HeartbeatRequest, KeepAliveRequest, RegisterRequest};
 use tokio::{
     task::{AbortHandle, JoinSet},
     time::sleep_until,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, transport::Channel};
+use tonic::Code;
 
-use super::caller::registration;
+use super::{
+    caller::registration,
+    locked::{Locked, connect, shown},
+};
 use crate::{Size, client::percentile, figures::Figures, process, stage::SECOND};
 
-const ENTRIES: &str = "[[token]]\nname = \"greedy\"\ntoken-file = \"greedy\"\nroles = [\"replica\"]\nservices = [\"greedy\"]\n\
-                       [[token]]\nname = \"modest\"\ntoken-file = \"modest\"\nroles = [\"replica\"]\nservices = [\"modest\"]\n";
+const GREEDY: &str =
+    "[[token]]\nname = \"greedy\"\ntoken-file = \"greedy\"\nroles = [\"replica\"]\nservices = [\"greedy\"]\n";
+/// Whose calls are the usual ones.
+pub(super) const MODEST: &str =
+    "[[token]]\nname = \"modest\"\ntoken-file = \"modest\"\nroles = [\"replica\"]\nservices = [\"modest\"]\n";
+
+/// Within which others are answered, beside what the machine can bear.
+const SERVED: Duration = Duration::from_millis(100);
 
 /// Replicas that it would like to have.
 const WANTED: usize = 1_000_000;
@@ -34,12 +36,10 @@ const IN_A_MESSAGE: usize = 1000;
 const USUAL: u32 = 50;
 
 pub(crate) async fn greedy(size: Size, figures: &mut Figures) {
-    let folder = tempfile::tempdir().expect("there is a folder for temporary files");
-    let auth = write_auth(folder.path());
     // A build for tests does not come to the default.
-    let flags = ["--auth-file", &auth, "--rate-limit", size.of("5000", "300")];
-    let mut control = ControlPlane::start_with(&folder.path().join("r.redb"), &flags).await;
-    let (url, pid) = (control.url(), control.process().pid());
+    let flags = ["--rate-limit", size.of("5000", "300")];
+    let mut locked = Locked::start(&[GREEDY, MODEST].concat(), &flags).await;
+    let (url, pid) = (locked.control.url(), locked.control.process().pid());
     let lasts = SECOND * size.of(20, 3);
     // What is needed once is there before it is measured.
     usual(&url, SECOND, 0).await;
@@ -75,37 +75,9 @@ pub(crate) async fn greedy(size: Size, figures: &mut Figures) {
     figures.at_most("MiB more than before", 200, growth);
 }
 
-/// Tokens that are what their entries are called.
-fn write_auth(folder: &Path) -> String {
-    let write = |name: &str, text: &str| {
-        use std::io::Write as _;
-        let path = folder.join(name);
-        let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        file.and_then(|mut file| file.write_all(text.as_bytes())).expect("the folder can be written");
-        path.display().to_string()
-    };
-    for name in ["greedy", "modest"] {
-        write(name, &format!("gwt_{name}\n"));
-    }
-    write("auth.toml", ENTRIES)
-}
-
-fn shown<T>(token: &str, message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request
-        .metadata_mut()
-        .insert("authorization", format!("Bearer gwt_{token}").parse().expect("tokens are text"));
-    request
-}
-
-async fn connect(url: &str) -> RegistryServiceClient<Channel> {
-    let endpoint = Channel::from_shared(url.to_owned()).expect("an address makes a URL");
-    RegistryServiceClient::new(endpoint.connect().await.expect("it listens"))
-}
-
 /// How long calls of the usual kind took.
 #[derive(Debug, Default)]
-struct Took {
+pub(super) struct Took {
     registrations: Vec<Duration>,
     renewals: Vec<Duration>,
     failed: u64,
@@ -113,7 +85,7 @@ struct Took {
 
 /// Registers and renews at a steady rate for so long; `turn` makes the addresses new ones. On a thread of its own that goes before all
 /// others, so that it waits for the control plane and not for the flood's calls in this process.
-async fn usual(url: &str, lasts: Duration, turn: u8) -> Took {
+pub(super) async fn usual(url: &str, lasts: Duration, turn: u8) -> Took {
     let url = url.to_owned();
     let alone = move || {
         process::go_first();
@@ -160,6 +132,15 @@ async fn ask_usual(url: &str, lasts: Duration, turn: u8) -> Took {
         }
     }
     took
+}
+
+impl Took {
+    /// Holds that they were answered, and soon.
+    pub(super) fn hold_served(&self, figures: &mut Figures, what: &str) {
+        figures.at_most(&format!("{what}: calls of others that fail"), 0, self.failed);
+        let times = [&self.registrations[..], &self.renewals].concat();
+        figures.swift(&format!("{what}: p99 of others"), SERVED, percentile(times, 0.99));
+    }
 }
 
 /// Holds what others notice of it.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use gateway_proto::v1::{EndpointProtocol, Locality, RegisterRequest};
-use gateway_tests::{BytesCodec, ControlPlane, DataPlane, http1};
+use gateway_tests::{BytesCodec, DataPlane, http1};
 use http::uri::PathAndQuery;
 use tokio::time::timeout;
 use tonic::{Code, Request, Status, client::Grpc, transport::Channel};
@@ -14,7 +14,9 @@ use super::{
     alone::Alone,
     caller::{Caller, registration},
     cluster::{ROOMY, hold_load, serves},
+    locked::{Locked, channel},
     owner::Owner,
+    strangers,
     writers::Writers,
 };
 use crate::{
@@ -63,17 +65,12 @@ fn field(number: u32, length: usize, is_whole: bool) -> Bytes {
     bytes.into()
 }
 
-async fn connect(control: &ControlPlane) -> Channel {
-    let endpoint = Channel::from_shared(control.url()).expect("an address makes a URL");
-    endpoint.connect().await.expect("it listens")
-}
-
 /// Every RPC is sent what is no message of its, and what is too large, while others register.
 pub(crate) async fn malformed(size: Size, figures: &mut Figures) {
     let mut alone = Alone::start(size.crowd(), &ROOMY).await;
     let (urls, load) = ([alone.control.url()], alone.load());
     let writers = Writers::start(&urls, "beside", Duration::from_millis(20));
-    let channel = connect(&alone.control).await;
+    let channel = channel(&alone.control.url()).await;
     let rpcs = rpcs();
     // What is needed once for each is there before it is measured.
     for path in &rpcs {
@@ -129,6 +126,7 @@ pub(crate) async fn malformed(size: Size, figures: &mut Figures) {
     alone.hold_leases(figures);
     hold_load(figures, &load.stop().await);
     locked(figures, &rpcs).await;
+    strangers::crowd_in(size, figures).await;
 }
 
 const ENTRIES: &str = "[[token]]\nname = \"operator\"\ntoken-file = \"operator\"\nroles = [\"operator\"]\n\
@@ -136,20 +134,8 @@ const ENTRIES: &str = "[[token]]\nname = \"operator\"\ntoken-file = \"operator\"
 
 /// Every RPC is asked by nobody, by somebody with a word of his own, and by somebody whose time is over.
 async fn locked(figures: &mut Figures, rpcs: &[String]) {
-    let folder = tempfile::tempdir().expect("there is a folder for temporary files");
-    let write = |name: &str, text: &str| {
-        use std::os::unix::fs::PermissionsExt as _;
-        let path = folder.path().join(name);
-        std::fs::write(&path, text).expect("the folder can be written");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("the file is ours");
-        path.display().to_string()
-    };
-    for name in ["operator", "old"] {
-        write(name, &format!("gwt_{name}\n"));
-    }
-    let auth = write("auth.toml", ENTRIES);
-    let control = ControlPlane::start_with(&folder.path().join("r.redb"), &["--auth-file", &auth]).await;
-    let channel = connect(&control).await;
+    let locked = Locked::start(ENTRIES, &[]).await;
+    let channel = channel(&locked.control.url()).await;
     for (who, token) in
         [("nobody", None), ("a stranger", Some("gwt_guess")), ("one whose time is over", Some("gwt_old"))]
     {

@@ -325,7 +325,7 @@ impl Service {
             return self.pick_limited(&view, worker, now, tried, draw, None);
         }
         let choice = view.pick(worker, now, tried, draw, || self.inflight.read())?;
-        self.begin(worker, choice.0, tried);
+        self.begin(worker, choice.0, tried, draw);
         Ok(self.picked(choice, worker, now))
     }
 
@@ -339,9 +339,10 @@ impl Service {
     }
 
     #[inline]
-    pub(super) fn begin(&self, worker: usize, replica: &Replica, tried: &[Arc<Replica>]) {
+    pub(super) fn begin(&self, worker: usize, replica: &Replica, tried: &[Arc<Replica>], draw: Draw) {
         self.inflight.begin(worker);
-        replica.counts().begin(worker, !tried.is_empty());
+        // None of those that one beside another keeps away from has failed.
+        replica.counts().begin(worker, !tried.is_empty() && !draw.is_beside);
     }
 
     /// Whether [`Service::pick`] would find another replica for a request that has `tried` some.
@@ -349,8 +350,8 @@ impl Service {
         self.view.load().has_untried(now, tried)
     }
 
-    /// Settles and ends one attempt of which nothing was [heard](Service::heard), see [`Service::failed`], [`Service::judge`] and
-    /// [`Service::end`].
+    /// Settles and ends one attempt of which nothing was [heard](Service::heard) and that took no time, see [`Service::failed`],
+    /// [`Service::judge`] and [`Service::end`].
     pub fn settle(
         &self,
         worker: usize,
@@ -364,7 +365,7 @@ impl Service {
         if let Outcome::Failure(fault) = heard.outcome {
             self.failed(worker, replica, fault, "", now);
         }
-        self.judge(replica, permit, heard, now, jitter);
+        self.judge(replica, permit, heard, now, now, jitter);
         self.end(worker, replica, false);
     }
 
@@ -377,7 +378,7 @@ impl Service {
         replica.counts().failure(worker);
     }
 
-    /// Lets the breaker decide on an attempt's outcome; the attempt may go on.
+    /// Lets the breaker decide on the outcome of an attempt that it let through at `began`; the attempt may go on.
     ///
     /// `jitter` is drawn from 0.0..1.0 and spreads open times. Lock-free, but for
     /// transitions, and for those that a policy with a bound on open breakers has to count.
@@ -387,13 +388,14 @@ impl Service {
         replica: &Arc<Replica>,
         permit: Permit,
         heard: impl Into<Heard>,
+        began: Tick,
         now: Tick,
         jitter: f64,
     ) {
         let heard = heard.into();
         let recorded = self.outlets.recorded();
         if recorded > 0 {
-            replica.record_outcome(recorded, heard, now);
+            replica.record_outcome(recorded, heard, began, now);
         }
         let was_probe = permit.is_probe();
         let view = self.view.load();

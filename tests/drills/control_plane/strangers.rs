@@ -64,7 +64,7 @@ async fn intrude(address: SocketAddr, number: u64) {
     loop {
         if let Ok(mut stream) = TcpStream::connect(address).await {
             let (mut reading, mut writing) = stream.split();
-            let sent = script(number % 4 == 0);
+            let sent = script(number.is_multiple_of(4));
             let read = async {
                 let mut heard = [0; 4096];
                 while reading.read(&mut heard).await.is_ok_and(|read| read > 0) {}

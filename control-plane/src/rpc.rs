@@ -101,7 +101,7 @@ pub(crate) fn router(edge: &Arc<Edge>, health: HealthReporter) -> Router {
         .into_axum_router()
         .layer(axum::middleware::from_fn_with_state(Arc::clone(edge), access::check))
         // Outside of the gate: it refuses by the head, and the message is on its way.
-        .layer(axum::middleware::from_fn(remainder::read))
+        .layer(axum::middleware::from_fn_with_state(remainder::Readers::new(), remainder::read))
         // Inside of what counts, so that a panic is counted as the INTERNAL that its caller gets.
         .layer(axum::middleware::from_fn_with_state(containment, panics::contain))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&edge.effects.metrics), handled::count))

@@ -100,6 +100,11 @@ impl Peer {
         if *has_room { Ok(()) } else { Err(self.strangers.limit.unwrap_or_default()) }
     }
 
+    /// Whether he is asked who he is, and nothing on this connection has told it.
+    pub(crate) fn is_stranger(&self) -> bool {
+        self.strangers.limit.is_some() && self.known.get().is_none()
+    }
+
     /// Counts one more request that tells nothing of who he is.
     ///
     /// # Errors

@@ -2,23 +2,30 @@
 //!
 //! Its answer is on its way, and most of the message, too. A stream that is reset then is forgotten after a while, or at once
 //! when many are: each frame that arrives for it is an error of the connection's by then, and after a thousand of those the
-//! HTTP/2 library ends the connection, on which others ask, too. So what is under way is read and dropped, within bounds.
+//! HTTP/2 library ends the connection, on which others ask, too. So what is under way is read and dropped, within bounds: of each
+//! message, and of how many are read at once on all connections together, of which those of strangers take no place of others.
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use axum::{
     body::{Body, Bytes},
-    extract::Request,
+    extract::{Request, State},
     middleware::Next,
     response::Response,
 };
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
-use tokio::time::timeout;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+
+use crate::strangers::Peer;
 
 /// What has more left is reset.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
@@ -26,15 +33,43 @@ const MAX_BYTES: usize = 16 * 1024 * 1024;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// What is before each message of gRPC: a byte of flags and four of its length.
 const PREFIX: usize = 5;
+/// Messages that are read at once, of strangers and of all others each. What is refused beyond that is reset, which ends the
+/// connection of whoever has very much under way.
+const MAX_AT_ONCE: usize = 256;
+
+/// How many more messages may be read at once.
+#[derive(Debug)]
+pub(super) struct Readers {
+    of_strangers: Arc<Semaphore>,
+    of_others: Arc<Semaphore>,
+}
 
 /// Runs an RPC, and reads to its end the message under way when it is answered.
-pub(super) async fn read(request: Request, next: Next) -> Response {
-    next.run(request.map(|body| Body::new(Messages::of(body)))).await
+pub(super) async fn read(State(readers): State<Arc<Readers>>, request: Request, next: Next) -> Response {
+    let from = request.extensions().get::<Arc<Peer>>().cloned();
+    next.run(request.map(|body| Body::new(Messages::of(body, readers, from)))).await
+}
+
+impl Readers {
+    pub(super) fn new() -> Arc<Self> {
+        let [of_strangers, of_others] = [(); 2].map(|()| Arc::new(Semaphore::new(MAX_AT_ONCE)));
+        Arc::new(Self { of_strangers, of_others })
+    }
+
+    /// One of them for what somebody has sent, if there is one.
+    fn take(&self, from: Option<&Peer>) -> Option<OwnedSemaphorePermit> {
+        let is_strange = from.is_some_and(Peer::is_stranger);
+        let free = if is_strange { &self.of_strangers } else { &self.of_others };
+        Arc::clone(free).try_acquire_owned().ok()
+    }
 }
 
 /// The body of an RPC.
 #[derive(Debug)]
 struct Messages {
+    readers: Arc<Readers>,
+    /// Who sends it; `None`: a part of this process.
+    from: Option<Arc<Peer>>,
     body: Body,
     place: Place,
     /// Whether anybody has asked for it.
@@ -51,8 +86,8 @@ struct Place {
 }
 
 impl Messages {
-    fn of(body: Body) -> Self {
-        Self { body, place: Place::default(), is_asked: false }
+    fn of(body: Body, readers: Arc<Readers>, from: Option<Arc<Peer>>) -> Self {
+        Self { readers, from, body, place: Place::default(), is_asked: false }
     }
 }
 
@@ -97,8 +132,13 @@ impl Drop for Messages {
         }
         // Outside of a runtime there is nobody to read from.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        // By now it is known who he is, if he has shown it.
+        let Some(reader) = self.readers.take(self.from.as_deref()) else { return };
         let rest = drop_rest(std::mem::take(&mut self.body), std::mem::take(&mut self.place));
-        runtime.spawn(timeout(PATIENCE, rest));
+        runtime.spawn(async move {
+            let _ = timeout(PATIENCE, rest).await;
+            drop(reader);
+        });
     }
 }
 
@@ -157,6 +197,7 @@ mod tests {
     use tokio_stream::StreamExt as _;
 
     use super::*;
+    use crate::{auth::Share, strangers::Strangers};
 
     fn message(length: usize) -> Vec<u8> {
         [&[0][..], &u32::try_from(length).unwrap().to_be_bytes(), &vec![b'x'; length]].concat()
@@ -185,6 +226,15 @@ mod tests {
 
     /// A body that begins with so much of a message, and how often it is asked for more.
     fn body(begun: Vec<u8>, frames: usize) -> (Messages, Arc<AtomicUsize>) {
+        body_from(begun, frames, &Readers::new(), None)
+    }
+
+    fn body_from(
+        begun: Vec<u8>,
+        frames: usize,
+        readers: &Arc<Readers>,
+        from: Option<&Arc<Peer>>,
+    ) -> (Messages, Arc<AtomicUsize>) {
         let asked = Arc::new(AtomicUsize::new(0));
         let noted = Arc::clone(&asked);
         let more = tokio_stream::iter(0..frames).map(move |_| {
@@ -193,7 +243,7 @@ mod tests {
         });
         let stream = tokio_stream::once(Bytes::from(begun)).chain(more);
         let frames = stream.map(|data| Ok::<_, axum::Error>(Frame::data(data)));
-        (Messages::of(Body::new(StreamBody::new(frames))), asked)
+        (Messages::of(Body::new(StreamBody::new(frames)), Arc::clone(readers), from.cloned()), asked)
     }
 
     #[tokio::test(start_paused = true)]
@@ -232,5 +282,35 @@ mod tests {
             tokio::time::sleep(PATIENCE).await;
             assert_eq!(asked.load(Relaxed), 0);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_refused_messages_so_many_are_read_at_once_and_those_of_strangers_in_nobody_else_s_place() {
+        let readers = Readers::new();
+        let strangers = Strangers::new(1000, true);
+        let known = strangers.meet();
+        known.is_known_as(Share::of(&"ana".into(), None)).unwrap();
+        // Each on a connection of its own, and none says any more.
+        let silent = |peer: &Arc<Peer>| {
+            let body =
+                Body::new(StreamBody::new(tokio_stream::pending::<Result<Frame<Bytes>, axum::Error>>()));
+            drop(Messages::of(body, Arc::clone(&readers), Some(Arc::clone(peer))));
+        };
+        (0..2 * MAX_AT_ONCE).for_each(|_| silent(&strangers.meet()));
+        let refused =
+            |peer: &Arc<Peer>| body_from(message(1000)[..PREFIX].to_vec(), 10, &readers, Some(peer));
+        let read = async |peer: &Arc<Peer>| {
+            let (body, asked) = refused(peer);
+            drop(body);
+            // Long enough for all that is not waiting for more.
+            tokio::time::sleep(PATIENCE / 1000).await;
+            asked.load(Relaxed)
+        };
+        assert_eq!(read(&strangers.meet()).await, 0, "one more of a stranger is cut");
+        assert_eq!(read(&known).await, 10);
+        (0..2 * MAX_AT_ONCE).for_each(|_| silent(&known));
+        assert_eq!(read(&known).await, 0);
+        tokio::time::sleep(2 * PATIENCE).await;
+        assert_eq!((read(&strangers.meet()).await, read(&known).await), (10, 10), "all is free again");
     }
 }

@@ -148,7 +148,7 @@ pub struct Args {
     /// Whose word on the client holds.
     #[command(flatten)]
     pub forwarding: ForwardingArgs,
-    /// Keep the last so many outcomes of each replica, eight bytes each, for `gwctl policy what-if`; 0 keeps none
+    /// Keep the last so many outcomes of each replica, sixteen bytes each, for `gwctl policy what-if`; 0 keeps none
     #[arg(long, env = "GW_RECORD_OUTCOMES", default_value = "0", value_parser = clap::value_parser!(u32).range(..=1_000_000), value_name = "COUNT")]
     pub record_outcomes: u32,
     /// Health checks that begin in a second at most, of all services together, 1..=100000, a tenth of them at once; with more

@@ -293,7 +293,7 @@ impl Table {
         self.outlets.drains.attempts_ended().await;
     }
 
-    /// Records the last so many outcomes of each replica from now on, eight bytes each, for [`Replica::recorded`]; zero: none.
+    /// Records the last so many outcomes of each replica from now on, sixteen bytes each, for [`Replica::recorded`]; zero: none.
     /// A replica that has some keeps its number.
     pub fn record_outcomes(&self, outcomes: usize) {
         self.outlets.record(outcomes);

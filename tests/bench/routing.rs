@@ -165,7 +165,7 @@ fn call(service: &Service, worker: usize, now: Tick, draw: Draw) -> Arc<Replica>
     let picked = service.pick(worker, now, &[], draw).expect("all are closed");
     service.heard(worker, &picked.replica, Outcome::Success, LATENCY, now);
     let heard = Heard { outcome: Outcome::Success, latency: Some(LATENCY) };
-    service.judge(&picked.replica, picked.permit, heard, now, 0.5);
+    service.judge(&picked.replica, picked.permit, heard, now, now, 0.5);
     service.end(worker, &picked.replica, true);
     picked.replica
 }

@@ -289,13 +289,12 @@ impl WhatIf {
 }
 
 /// What a replay of what happened cannot know.
-const LIMITS: [&str; 6] = [
+const LIMITS: [&str; 5] = [
     "outcomes after a trip are those that really happened: with less load the replica might have done better",
     "requests that were really not sent, because a breaker was open, have no outcome",
     "a request that is shed is asked of another replica where there is one; how that one would have fared is not known",
     "max_open_ratio, peer_latency_factor, fail_open_threshold and observe_only are left out: each replica is replayed alone",
     "where nobody else is left, a breaker really rests for less than it does here, and all really rest for a fifth more or less",
-    "an attempt is taken to have begun as long before its outcome as its response head took",
 ];
 
 fn sum(one: v1::Replay, other: v1::Replay) -> v1::Replay {

@@ -1,6 +1,6 @@
 //! The last outcomes of a replica, for the question what its breaker would have done by other rules.
 //!
-//! Eight bytes each, in a ring that all workers write: an outcome costs one addition that is shared and one store. It is
+//! Sixteen bytes each, in a ring that all workers write: an outcome costs one addition that is shared and two stores. It is
 //! kept only where somebody asked for it.
 
 mod replay;
@@ -16,14 +16,17 @@ use std::{
 pub use self::replay::{Replayed, replay, span};
 use super::{Heard, Outcome, Tick};
 
-/// An attempt's outcome as it was recorded: when is known to 66 µs, and how long it took to 1 in 1000.
+/// An attempt's outcome as it was recorded: from when to when is known to 66 µs, and its latency to 1 in 1000.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recorded {
+    /// When its breaker let it through. Its latency does not tell: that ends at the response's head, the verdict may come with
+    /// the end of the body, and it begins when the replica has all of the request.
+    pub began: Tick,
     /// When its verdict came.
     pub at: Tick,
     /// What became of it.
     pub kind: Kind,
-    /// How long it took, if that says anything.
+    /// How long it took to the response's head, if that says anything.
     pub latency: Option<Duration>,
 }
 
@@ -45,9 +48,18 @@ pub enum Kind {
 /// The ring.
 #[derive(Debug)]
 pub struct History {
-    /// Zero where nothing was written yet.
-    entries: Box<[AtomicU64]>,
+    entries: Box<[Entry]>,
     next: AtomicU64,
+}
+
+/// A place in the ring. Both words have the [round](round_of) in which they were written: who reads them while they are written
+/// sees two of different rounds, and leaves them out.
+#[derive(Debug, Default)]
+struct Entry {
+    /// When it ended, what it was, the round.
+    end: AtomicU64,
+    /// When it began, its latency, the round.
+    beginning: AtomicU64,
 }
 
 /// Bits of a time: in units of 2^16 ns, for two years.
@@ -56,17 +68,18 @@ const TIME_UNIT: u32 = 16;
 /// Bits of a latency's mantissa and exponent, of microseconds.
 const MANTISSA_BITS: u32 = 10;
 const LATENCY_BITS: u32 = 16;
-/// Written in every entry, so that none is zero.
-const IS_WRITTEN: u64 = 1 << 63;
+/// Where the round is, in both words.
+const ROUND: u32 = TIME_BITS + LATENCY_BITS;
 
 impl History {
     /// A ring for so many outcomes, at least one.
     pub fn new(capacity: usize) -> Self {
-        Self { entries: (0..capacity.max(1)).map(|_| AtomicU64::new(0)).collect(), next: AtomicU64::new(0) }
+        Self { entries: (0..capacity.max(1)).map(|_| Entry::default()).collect(), next: AtomicU64::new(0) }
     }
 
-    /// Records an outcome; one that says nothing, not even how slow the replica was, is left out.
-    pub fn record(&self, heard: Heard, at: Tick) {
+    /// Records the outcome, as of now, of an attempt that its breaker let through at `began`; one that says nothing, not even how
+    /// slow the replica was, is left out.
+    pub fn record(&self, heard: Heard, began: Tick, now: Tick) {
         let kind = match heard.outcome {
             Outcome::Success => Kind::Success,
             Outcome::Failure(_) => Kind::Failure,
@@ -74,68 +87,74 @@ impl History {
             Outcome::Neutral if heard.latency.is_some() => Kind::Neutral,
             Outcome::Neutral => return,
         };
-        self.write(Recorded { at, kind, latency: heard.latency });
+        self.write(Recorded { began, at: now, kind, latency: heard.latency });
     }
 
     /// Records that the replica registered anew.
     pub fn renewed(&self, at: Tick) {
-        self.write(Recorded { at, kind: Kind::Renewal, latency: None });
+        self.write(Recorded { began: at, at, kind: Kind::Renewal, latency: None });
     }
 
-    fn write(&self, entry: Recorded) {
-        let place = self.next.fetch_add(1, Relaxed) % self.entries.len() as u64;
-        self.entries[place as usize].store(entry.pack(), Release);
+    fn write(&self, recorded: Recorded) {
+        let (turn, places) = (self.next.fetch_add(1, Relaxed), self.entries.len() as u64);
+        self.entries[(turn % places) as usize].write(recorded, round_of(turn / places));
     }
 
     /// What it holds, oldest first.
     pub fn read(&self) -> Vec<Recorded> {
-        let entries = self.entries.iter().map(|entry| entry.load(Acquire));
-        let mut recorded: Vec<_> = entries.filter(|entry| *entry != 0).map(Recorded::unpack).collect();
-        // In the order of the ring, those of one instant stay in theirs.
-        let oldest = self.next.load(Acquire) % self.entries.len() as u64;
-        if recorded.len() == self.entries.len() {
-            recorded.rotate_left(oldest as usize);
-        }
+        let oldest = (self.next.load(Acquire) % self.entries.len() as u64) as usize;
+        let (newer, older) = self.entries.split_at(oldest);
+        let mut recorded: Vec<_> = older.iter().chain(newer).filter_map(Entry::read).collect();
+        // Those of one instant stay in the order of the ring.
         recorded.sort_by_key(|entry| entry.at);
         recorded
     }
 }
 
-impl Recorded {
-    /// When its attempt began, as far as that is known: its replica had all of its request by then.
-    fn began(&self) -> Tick {
-        Tick::from_nanos(self.at.as_nanos().saturating_sub(nanos(self.latency.unwrap_or_default())))
-    }
+/// What a round of the ring is known by, in eight bits: zero is none.
+fn round_of(number: u64) -> u64 {
+    1 + number % 255
+}
 
-    fn pack(self) -> u64 {
-        let time = (self.at.as_nanos() >> TIME_UNIT) & ((1 << TIME_BITS) - 1);
-        let kind = match self.kind {
+impl Entry {
+    fn write(&self, recorded: Recorded, round: u64) {
+        let Recorded { began, at, kind, latency } = recorded;
+        let kind = match kind {
             Kind::Success => 0,
             Kind::Failure => 1,
             Kind::Overloaded => 2,
             Kind::Neutral => 3,
             Kind::Renewal => 4,
         };
-        IS_WRITTEN | kind << (TIME_BITS + LATENCY_BITS) | pack_latency(self.latency) << TIME_BITS | time
+        self.end.store(round << ROUND | kind << TIME_BITS | pack_time(at), Release);
+        self.beginning.store(round << ROUND | pack_latency(latency) << TIME_BITS | pack_time(began), Release);
     }
 
-    fn unpack(entry: u64) -> Self {
-        Self {
-            at: Tick::from_nanos((entry & ((1 << TIME_BITS) - 1)) << TIME_UNIT),
-            kind: match entry >> (TIME_BITS + LATENCY_BITS) & 0b111 {
+    /// `None` of one that was never written, or is being written now.
+    fn read(&self) -> Option<Recorded> {
+        let (end, beginning) = (self.end.load(Acquire), self.beginning.load(Acquire));
+        let round = end >> ROUND;
+        (round != 0 && round == beginning >> ROUND).then(|| Recorded {
+            began: unpack_time(beginning),
+            at: unpack_time(end),
+            kind: match end >> TIME_BITS & 0b111 {
                 0 => Kind::Success,
                 1 => Kind::Failure,
                 2 => Kind::Overloaded,
                 3 => Kind::Neutral,
                 _ => Kind::Renewal,
             },
-            latency: unpack_latency(entry >> TIME_BITS & ((1 << LATENCY_BITS) - 1)),
-        }
+            latency: unpack_latency(beginning >> TIME_BITS & ((1 << LATENCY_BITS) - 1)),
+        })
     }
 }
 
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+fn pack_time(time: Tick) -> u64 {
+    time.as_nanos() >> TIME_UNIT & ((1 << TIME_BITS) - 1)
+}
+
+fn unpack_time(word: u64) -> Tick {
+    Tick::from_nanos((word & ((1 << TIME_BITS) - 1)) << TIME_UNIT)
 }
 
 /// A small floating-point number of microseconds, rounded down; zero is none.
@@ -171,17 +190,29 @@ mod tests {
     fn the_ring_keeps_the_newest_in_their_order() {
         let history = History::new(3);
         assert_eq!(history.read(), []);
-        history.record(success(None), at(1));
-        history.record(Outcome::Failure(Fault::Reset).into(), at(2));
-        history.record(Outcome::Neutral.into(), at(3));
+        let record = |heard, millis| history.record(heard, at(millis), at(millis));
+        record(success(None), 1);
+        record(Outcome::Failure(Fault::Reset).into(), 2);
+        record(Outcome::Neutral.into(), 3);
         let waited = Heard { outcome: Outcome::Neutral, latency: Some(Duration::from_millis(7)) };
-        history.record(waited, at(3));
+        record(waited, 3);
         history.renewed(at(3));
         let kinds = |history: &History| history.read().iter().map(|entry| entry.kind).collect::<Vec<_>>();
         assert_eq!(kinds(&history), [Kind::Failure, Kind::Neutral, Kind::Renewal]);
-        history.record(Outcome::Overloaded.into(), at(4));
-        history.record(success(None), at(4));
+        record(Outcome::Overloaded.into(), 4);
+        record(success(None), 4);
         assert_eq!(kinds(&history), [Kind::Renewal, Kind::Overloaded, Kind::Success]);
+    }
+
+    #[test]
+    fn what_is_being_written_is_left_out_and_the_others_stay_in_their_order() {
+        let history = History::new(3);
+        (1..=5).for_each(|millis| history.record(success(None), at(millis), at(millis)));
+        let times = || history.read().iter().map(|entry| entry.at).collect::<Vec<_>>();
+        assert_eq!(times(), [3, 4, 5].map(at));
+        // The fourth has the first place again; of the next round there, one word is written.
+        history.entries[0].end.store(round_of(2) << ROUND | pack_time(at(7)), Release);
+        assert_eq!(times(), [3, 5].map(at));
     }
 
     proptest! {
@@ -190,13 +221,16 @@ mod tests {
         #[test]
         fn an_outcome_is_read_as_it_was_recorded_within_the_stated_error(
             nanos in 0..1_u64 << 56,
+            lasted in 0..1_u64 << 40,
             micros in prop::option::of(0..10_000_000_000_u64),
         ) {
             let history = History::new(1);
             let latency = micros.map(Duration::from_micros);
-            history.record(success(latency), Tick::from_nanos(nanos));
+            let began = nanos.saturating_sub(lasted);
+            history.record(success(latency), Tick::from_nanos(began), Tick::from_nanos(nanos));
             let read = history.read()[0];
             prop_assert!(nanos - read.at.as_nanos() < 1 << TIME_UNIT);
+            prop_assert!(began - read.began.as_nanos() < 1 << TIME_UNIT);
             prop_assert_eq!(read.latency.is_some(), latency.is_some());
             if let (Some(read), Some(latency)) = (read.latency, latency) {
                 prop_assert!(read <= latency);

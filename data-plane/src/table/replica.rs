@@ -497,9 +497,9 @@ impl Replica {
         self.learnt.outcomes.get().map(Outcomes::read).unwrap_or_default()
     }
 
-    /// Records an outcome in a ring of `capacity`.
-    pub(super) fn record_outcome(&self, capacity: usize, heard: Heard, now: Tick) {
-        self.learnt.outcomes.get_or_init(|| Outcomes::new(capacity)).record(heard, now);
+    /// Records the outcome of an attempt in a ring of `capacity`.
+    pub(super) fn record_outcome(&self, capacity: usize, heard: Heard, began: Tick, now: Tick) {
+        self.learnt.outcomes.get_or_init(|| Outcomes::new(capacity)).record(heard, began, now);
     }
 
     pub(super) fn remember_failure(&self, failure: Failure) {

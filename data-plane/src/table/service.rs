@@ -346,8 +346,8 @@ impl Service {
         self.view.load().has_untried(now, tried)
     }
 
-    /// Settles and ends one attempt of which nothing was [heard](Service::heard), see [`Service::failed`], [`Service::judge`] and
-    /// [`Service::end`].
+    /// Settles and ends one attempt of which nothing was [heard](Service::heard) and that took no time, see [`Service::failed`],
+    /// [`Service::judge`] and [`Service::end`].
     pub fn settle(
         &self,
         worker: usize,
@@ -361,7 +361,7 @@ impl Service {
         if let Outcome::Failure(fault) = heard.outcome {
             self.failed(worker, replica, fault, "", now);
         }
-        self.judge(replica, permit, heard, now, jitter);
+        self.judge(replica, permit, heard, now, now, jitter);
         self.end(worker, replica, false);
     }
 
@@ -374,7 +374,7 @@ impl Service {
         replica.counts().failure(worker);
     }
 
-    /// Lets the breaker decide on an attempt's outcome; the attempt may go on.
+    /// Lets the breaker decide on the outcome of an attempt that it let through at `began`; the attempt may go on.
     ///
     /// `jitter` is drawn from 0.0..1.0 and spreads open times. Lock-free, but for
     /// transitions, and for those that a policy with a bound on open breakers has to count.
@@ -384,13 +384,14 @@ impl Service {
         replica: &Arc<Replica>,
         permit: Permit,
         heard: impl Into<Heard>,
+        began: Tick,
         now: Tick,
         jitter: f64,
     ) {
         let heard = heard.into();
         let recorded = self.outlets.recorded();
         if recorded > 0 {
-            replica.record_outcome(recorded, heard, now);
+            replica.record_outcome(recorded, heard, began, now);
         }
         let was_probe = permit.is_probe();
         let view = self.view.load();

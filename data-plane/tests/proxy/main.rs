@@ -43,3 +43,4 @@ mod tunnel_windows;
 mod tunnels;
 mod unread;
 mod upgrades;
+mod what_if;

@@ -109,7 +109,7 @@ impl Node {
         let Some(flight) = &mut request.flight else { return Ok(()) };
         let Some(permit) = flight.permit.take() else { return Ok(()) };
         let (replica, ticket, latency) = (Arc::clone(&flight.replica), flight.ticket, flight.latency);
-        let was_heard = flight.is_heard;
+        let (began, was_heard) = (flight.began, flight.is_heard);
         let jitter = env.random();
         let somebody = lets_any_through(&service, Some(&replica), &self.breakers);
         let told = match outcome {
@@ -127,7 +127,7 @@ impl Node {
             if let Outcome::Failure(fault) = told {
                 service.failed(0, &replica, fault, "", env.tick());
             }
-            service.judge(&replica, permit, heard, env.tick(), jitter);
+            service.judge(&replica, permit, heard, began, env.tick(), jitter);
             service.end(0, &replica, was_heard);
         }
         let change = self.transition();

@@ -256,7 +256,7 @@ impl Attempt {
                 self.service.failed(self.worker.index(), &self.replica, fault, request_id.as_str(), now);
             }
             let heard = Heard { outcome, latency: self.latency };
-            self.service.judge(&self.replica, permit, heard, now, jitter);
+            self.service.judge(&self.replica, permit, heard, self.began, now, jitter);
         }
     }
 

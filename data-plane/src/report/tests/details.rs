@@ -18,7 +18,8 @@ fn serve(data_plane: &DataPlane, latency: Duration, outcome: Outcome) {
     if let Outcome::Failure(fault) = outcome {
         service.failed(0, &picked.replica, fault, "", data_plane.clock.now());
     }
-    service.judge(&picked.replica, picked.permit, outcome, data_plane.clock.now(), 0.5);
+    let now = data_plane.clock.now();
+    service.judge(&picked.replica, picked.permit, outcome, now, now, 0.5);
     service.end(0, &picked.replica, true);
 }
 

@@ -57,7 +57,7 @@ const LEASE: Duration = Duration::from_secs(3600);
 pub fn replay(history: &[Recorded], policy: &policy::Breaker) -> Replayed {
     let breaker = Breaker::new();
     let policy = policy::Breaker { observe_only: false, peer_latency_factor: 0.0, ..*policy };
-    let mut begun: Vec<_> = history.iter().map(Recorded::began).zip(0..).collect();
+    let mut begun: Vec<_> = history.iter().map(|recorded| recorded.began).zip(0..).collect();
     begun.sort_unstable();
     let mut begun = begun.into_iter().peekable();
     let mut permits: Vec<_> = history.iter().map(|_| None).collect();
@@ -124,7 +124,8 @@ mod tests {
     }
 
     fn history(kinds: impl IntoIterator<Item = (u64, Kind)>) -> Vec<Recorded> {
-        kinds.into_iter().map(|(millis, kind)| Recorded { at: at(millis), kind, latency: None }).collect()
+        let at_once = |(millis, kind)| Recorded { began: at(millis), at: at(millis), kind, latency: None };
+        kinds.into_iter().map(at_once).collect()
     }
 
     #[test]
@@ -149,23 +150,28 @@ mod tests {
 
     #[test]
     fn what_was_under_way_when_it_opened_was_sent_and_cannot_be_saved() {
-        let hangs = |millis| Recorded {
-            at: at(millis),
-            kind: Kind::Failure,
-            latency: Some(Duration::from_nanos(1_000 << 20)),
-        };
-        let all: Vec<_> = (1_000..1_100).map(hangs).collect();
         let now = policy::Breaker::default();
-        let replayed = replay(&all, &now);
-        assert_eq!((replayed.trips, replayed.failures, replayed.shed_failures), (1, 100, 0));
-        let late = Recorded { at: at(2_010), ..hangs(0) };
-        let replayed = replay(&[all, vec![late]].concat(), &now);
-        assert_eq!((replayed.trips, replayed.shed_failures), (1, 1), "it began when it was open");
+        // However soon its head was there, if there was one: it may break off later.
+        for latency in [None, Some(Duration::from_millis(1)), Some(Duration::from_secs(1))] {
+            let fails =
+                |millis| Recorded { began: at(millis - 1_000), at: at(millis), kind: Kind::Failure, latency };
+            let all: Vec<_> = (1_000..1_100).map(fails).collect();
+            let replayed = replay(&all, &now);
+            assert_eq!((replayed.trips, replayed.failures, replayed.shed_failures), (1, 100, 0));
+            let streams =
+                (1_100..1_120).map(|millis| Recorded { began: at(50), kind: Kind::Success, ..fails(millis) });
+            let replayed = replay(&all.iter().copied().chain(streams).collect::<Vec<_>>(), &now);
+            assert_eq!((replayed.trips, replayed.shed_successes), (1, 0));
+            let late = fails(2_010);
+            let replayed = replay(&[all, vec![late]].concat(), &now);
+            assert_eq!((replayed.trips, replayed.shed_failures), (1, 1), "it began when it was open");
+        }
     }
 
     #[test]
     fn a_replica_that_is_only_ever_outrun_is_seen_to_be_slow() {
         let outrun = |millis| Recorded {
+            began: at(millis - 300),
             at: at(millis),
             kind: Kind::Neutral,
             latency: Some(Duration::from_millis(300)),
@@ -204,8 +210,11 @@ mod tests {
             failure_ratio in 0.1..1.0_f64,
             window_secs in 1..10_u64,
             half_open_success_count in 1..4_u8,
+            // Between any two latencies that occur, which are not known to the last digit.
+            slow_millis in prop::option::of((0..15_u64).prop_map(|units| units * 8 + 4)),
         ) -> policy::Breaker {
             policy::Breaker {
+                slow_threshold: slow_millis.map(Duration::from_millis).unwrap_or_default(),
                 consecutive_failure_count,
                 min_request_count,
                 failure_ratio,
@@ -237,7 +246,7 @@ mod tests {
                     0 => Outcome::Overloaded,
                     _ => Outcome::Failure(Fault::Reset),
                 };
-                recorder.record(outcome.into(), at(millis));
+                recorder.record(outcome.into(), at(millis), at(millis));
                 real.samples += 1;
                 real.failures += u64::from(outcome != Outcome::Success);
                 let change = breaker.record(admission.permit, outcome, at(millis), &policy, NO_JITTER);
@@ -249,36 +258,40 @@ mod tests {
             prop_assert_eq!(replay(&recorder.read(), &policy), real);
         }
 
-        /// The same of one that is asked several at a time.
+        /// The same of one that is asked several at a time, and whose answers go on after their heads, which not all have.
         #[test]
         fn replaying_attempts_side_by_side_gives_the_transitions_that_happened(
             policy in any_policy(),
-            attempts in prop::collection::vec((0..20_u64, 1..15_u64, any::<bool>()), 1..200),
+            attempts in prop::collection::vec(
+                (0..20_u64, 1..15_u64, any::<bool>(), prop::option::of(0..15_u64)),
+                1..200,
+            ),
         ) {
             // Times that are recorded as they are: a unit is 2^16 ns, of which 125 are 8.192 ms.
             let unit = |units: u64| Tick::from_nanos((units * 125) << 16);
             let lasts = |units: u64| Duration::from_micros(units * 8_192);
             let mut begins = 0;
             let mut events = Vec::new();
-            for (index, (pause, units, is_good)) in attempts.iter().enumerate() {
+            for (index, (pause, units, ..)) in attempts.iter().enumerate() {
                 begins += pause;
-                events.push((unit(begins), true, index, *is_good, *units));
-                events.push((unit(begins + units), false, index, *is_good, *units));
+                events.push((unit(begins), true, index));
+                events.push((unit(begins + units), false, index));
             }
             // Of what ends at a time in the order in which it is recorded; those that begin then go by that, too.
-            events.sort_by_key(|(at, is_begin, index, ..)| (*at, *is_begin, *index));
+            events.sort_unstable();
             let (breaker, recorder) = (Breaker::new(), History::new(400));
             let mut permits: Vec<_> = attempts.iter().map(|_| None).collect();
             let mut real = Replayed::default();
-            for (at, is_begin, index, is_good, units) in events {
+            for (at, is_begin, index) in events {
                 if is_begin {
-                    permits[index] = breaker.admit(at, LEASE).ok().map(|admission| admission.permit);
+                    permits[index] = breaker.admit(at, LEASE).ok().map(|admission| (admission.permit, at));
                     continue;
                 }
-                let Some(permit) = permits[index].take() else { continue };
+                let Some((permit, began)) = permits[index].take() else { continue };
+                let (_, units, is_good, head) = attempts[index];
                 let outcome = if is_good { Outcome::Success } else { Outcome::Failure(Fault::Reset) };
-                let heard = Heard { outcome, latency: Some(lasts(units)) };
-                recorder.record(heard, at);
+                let heard = Heard { outcome, latency: head.map(|head| lasts(head.min(units))) };
+                recorder.record(heard, began, at);
                 real.samples += 1;
                 real.failures += u64::from(!is_good);
                 let change = breaker.record(permit, heard, at, &policy, NO_JITTER);
@@ -293,12 +306,13 @@ mod tests {
         #[test]
         fn whatever_was_recorded_each_outcome_is_shed_or_sent(
             policy in any_policy(),
-            kinds in prop::collection::vec((0..60_000_u64, 0..3_u8, 0..2_000_u64), 0..400),
+            kinds in prop::collection::vec((0..60_000_u64, 0..3_u8, 0..2_000_u64, 0..9_000_u64), 0..400),
         ) {
             let kind = |number| [Kind::Success, Kind::Failure, Kind::Overloaded][usize::from(number)];
             let mut all: Vec<_> = kinds
                 .into_iter()
-                .map(|(millis, number, latency)| Recorded {
+                .map(|(millis, number, latency, lasted)| Recorded {
+                    began: at(millis.saturating_sub(lasted)),
                     at: at(millis),
                     kind: kind(number),
                     latency: Some(Duration::from_millis(latency)),

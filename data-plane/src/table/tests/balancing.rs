@@ -105,7 +105,7 @@ fn shares_by_latency(service: &Service, outcome: impl Fn(&str) -> (Outcome, u64)
         let latency = Duration::from_millis(millis);
         now = now.plus(Duration::from_millis(2));
         service.heard(0, &picked.replica, outcome, latency, now);
-        service.judge(&picked.replica, picked.permit, Outcome::Success, now, 0.5);
+        service.judge(&picked.replica, picked.permit, Outcome::Success, now, now, 0.5);
         service.end(0, &picked.replica, true);
         *shares.entry(id).or_default() += 1;
     }

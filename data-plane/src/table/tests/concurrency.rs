@@ -258,7 +258,7 @@ fn waiters_are_told_when_the_breaker_of_all_opens_and_go_on_when_it_closes() {
     let mut held = held.into_iter();
     for picked in held.by_ref().take(5) {
         let outcome = Outcome::Failure(Fault::Reset);
-        service.judge(&picked.replica, picked.permit, outcome, START, 0.5);
+        service.judge(&picked.replica, picked.permit, outcome, START, START, 0.5);
     }
     assert_eq!(state_of(&service, START, "a"), State::Open);
     assert_eq!(bell.rings(), 1);

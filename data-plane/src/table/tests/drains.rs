@@ -107,7 +107,7 @@ fn the_end_of_an_attempt_at_a_draining_replica_is_told() {
     table.apply(&[orders([draining("a"), replica("b")])], &[], START);
     service.settle(0, &other.replica, other.permit, Outcome::Success, START, 0.5);
     assert!(!is_ready(table.drained_some()), "it was at another one");
-    service.judge(&picked.replica, picked.permit, Outcome::Success, START, 0.5);
+    service.judge(&picked.replica, picked.permit, Outcome::Success, START, START, 0.5);
     assert!(!is_ready(table.drained_some()), "its answer still comes");
     assert_eq!(service.replicas()[0].counters().inflight, 1);
     service.end(0, &picked.replica, false);

@@ -456,7 +456,8 @@ impl Journey<'_> {
                 _ => {}
             }
             if let Some(trail) = self.trail.filter(|_| self.worker.shows_replica()) {
-                let (upstream, whole) = (trail.upstream(), trail.age(self.worker.clock().now()));
+                let now = self.worker.clock().now();
+                let (upstream, whole) = (trail.upstream(now), trail.age(now));
                 headers::show_times(&mut response.head.fields, whole.saturating_sub(upstream), upstream);
             }
         }

@@ -4,6 +4,7 @@
 //! request from its head to the last byte of its answer, and is told when it is dropped: also when the client goes away
 //! in the middle, or the request meets a defect.
 
+mod asking;
 pub(super) mod traced;
 
 use std::{
@@ -15,7 +16,7 @@ use std::{
 
 use http::{HeaderMap, Method, Version};
 
-use self::traced::Traced;
+use self::{asking::Asking, traced::Traced};
 use super::{
     body::response_body::Answer,
     downstream::Client,
@@ -101,7 +102,7 @@ struct Told {
     service: Option<String>,
     attempts: Vec<Attempt>,
     attempt_count: usize,
-    upstream: Duration,
+    asking: Asking,
     stop: Option<&'static str>,
     fallback: Option<&'static str>,
     fault: Option<&'static str>,
@@ -193,6 +194,7 @@ impl Trail {
     pub(super) fn attempt(&self, number: usize, replica: &Arc<Replica>, admitted: Admitted, began: Tick) {
         let mut told = self.told.borrow_mut();
         told.attempt_count = number;
+        told.asking.begin(began);
         if told.attempts.len() == MAX_ATTEMPTS {
             // The last one is who answers.
             told.attempts.pop();
@@ -203,11 +205,9 @@ impl Trail {
     /// What the attempt of that number came to, by its response head or without one.
     pub(super) fn ended(&self, number: usize, outcome: Outcome, now: Tick) {
         let mut told = self.told.borrow_mut();
-        let Told { attempts, upstream, .. } = &mut *told;
-        if let Some(attempt) = attempts.iter_mut().rev().find(|attempt| attempt.number == number) {
-            let time = now.since(attempt.began);
-            *upstream += time;
-            attempt.ended = Some((outcome, time));
+        told.asking.end(now);
+        if let Some(attempt) = told.attempts.iter_mut().rev().find(|attempt| attempt.number == number) {
+            attempt.ended = Some((outcome, now.since(attempt.began)));
         }
     }
 
@@ -229,9 +229,9 @@ impl Trail {
         self.note(Event::FaultInjected(what));
     }
 
-    /// Time that replicas took so far.
-    pub(super) fn upstream(&self) -> Duration {
-        self.told.borrow().upstream
+    /// How long replicas were asked so far.
+    pub(super) fn upstream(&self, now: Tick) -> Duration {
+        self.told.borrow().asking.time(now)
     }
 
     /// Time since the request's head was there.
@@ -314,7 +314,7 @@ impl Trail {
             service: told.service.as_deref(),
             attempts: &attempts,
             attempt_count: told.attempt_count,
-            upstream: (told.attempt_count > 0).then_some(told.upstream),
+            upstream: (told.attempt_count > 0).then(|| told.asking.time(now)),
             stop: told.stop,
             fallback: told.fallback,
             fault: told.fault,

@@ -69,6 +69,11 @@ impl Log {
     }
 }
 
+/// How long replicas were asked, and how long it took in all, in seconds.
+fn times(line: &Value) -> (f64, f64) {
+    (line["upstream_s"].as_f64().unwrap(), line["duration_s"].as_f64().unwrap())
+}
+
 #[tokio::test]
 async fn of_a_request_that_a_resting_replica_is_asked_all_the_same_the_line_says_so() {
     let log = Log::new();
@@ -121,7 +126,7 @@ async fn a_request_that_went_well_has_one_line_with_all_that_is_known() {
     ] {
         assert_eq!(line[name], number, "{name} in {line}");
     }
-    let (upstream, duration) = (line["upstream_s"].as_f64().unwrap(), line["duration_s"].as_f64().unwrap());
+    let (upstream, duration) = times(&line);
     assert!(0.0 < upstream && upstream <= duration && duration < 10.0, "{line}");
     for absent in ["url.query", "gw.attempts", "gw.stop", "gw.error", "tls.protocol.version"] {
         assert_eq!(line.get(absent), None, "{line}");
@@ -183,6 +188,8 @@ async fn a_client_that_goes_away_has_a_line_whether_there_was_an_answer_or_not()
     let line = log.line().await;
     assert_eq!((&line["http.response.status_code"], &line["gw.end"]), (&499.into(), &"client_gone".into()));
     assert_eq!(line["gw.replica"], "r-0", "{line}");
+    let (upstream, duration) = times(&line);
+    assert!(upstream > 0.0 && upstream <= duration, "it was asked until then: {line}");
     let mut stream = gateway.connect().await;
     stream.write_all(b"GET /orders/half HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
     let mut head = [0; 20];
@@ -191,6 +198,21 @@ async fn a_client_that_goes_away_has_a_line_whether_there_was_an_answer_or_not()
     let line = log.lines(2).await.remove(1);
     assert_eq!((&line["http.response.status_code"], &line["gw.end"]), (&200.into(), &"client_gone".into()));
     assert_eq!(line["http.response.body.size"], 5);
+}
+
+#[tokio::test]
+async fn time_in_which_two_replicas_were_asked_at_once_counts_once() {
+    let log = Log::new();
+    let hanging = [Replica::start(|_, _| Act::Hang).await, Replica::start(|_, _| Act::Hang).await];
+    let mut policy = Policy::default();
+    policy.retry.hedge_delay = Duration::from_millis(30);
+    policy.timeout.per_try = Duration::from_millis(150);
+    let gateway = log.start(&[hanging[0].address, hanging[1].address], policy).await;
+    assert_eq!(status(&gateway.get("/orders/").await), 504);
+    let line = log.line().await;
+    let (upstream, duration) = times(&line);
+    assert_eq!(line["gw.attempt_count"], 2, "{line}");
+    assert!((0.15..=duration).contains(&upstream), "{line}");
 }
 
 #[tokio::test]

@@ -169,9 +169,18 @@ async fn a_failure_while_another_is_under_way_is_no_answer_yet() {
     let bad = late(Duration::from_millis(60), respond(503, "bad")).await;
     let good = late(Duration::from_millis(120), ok("good")).await;
     let gateway = Gateway::start(&[bad, good], hedging()).await;
+    let began = Instant::now();
     let response = gateway.get("/orders/").await;
+    let whole = began.elapsed().as_secs_f64() * 1000.0;
     assert_eq!((status(&response), body(&response)), (200, "good"));
     assert_eq!(gateway.service().attempts().attempts, 2);
+    let times = field(&response, "server-timing").expect("there is one");
+    let (_, upstream) = times.split_once("upstream;dur=").expect(&times);
+    let upstream: f64 = upstream.parse().expect(&times);
+    assert!(
+        (150.0..whole).contains(&upstream),
+        "what they were asked at once for counts once: {times}, {whole}"
+    );
 }
 
 #[tokio::test]

@@ -119,6 +119,66 @@ async fn a_post_with_an_idempotency_key_has_company_with_its_whole_body_where_th
 }
 
 #[tokio::test]
+async fn a_body_that_takes_longer_than_the_delay_has_company_once_it_is_whole() {
+    let hanging = Replica::start(|_, _| Act::Hang).await;
+    let good = Replica::start(|_, _| ok("good")).await;
+    let mut policy = hedging_writes();
+    policy.retry.max_retry_count = 0;
+    let gateway = Gateway::start(&[hanging.address, good.address], policy).await;
+    let request = write("POST");
+    let (begin, rest) = request.split_at(request.len() - 2);
+    let mut client = gateway.connect().await;
+    client.write_all(begin.as_bytes()).await.expect("it is taken");
+    eventually("it is under way", || gateway.service().attempts().attempts == 1).await;
+    // So that its time has passed twice.
+    tokio::time::sleep(Duration::from_millis(70)).await;
+    let is_whole = Instant::now();
+    client.write_all(rest.as_bytes()).await.expect("it is taken");
+    let response = read_message(&mut client).await.expect("an answer");
+    assert_eq!((status(&response), body(&response)), (200, "good"));
+    assert!(is_whole.elapsed() >= Duration::from_millis(30), "not before its time");
+    assert_eq!(gateway.service().attempts().attempts, 2);
+    assert!(good.seen()[0].ends_with("body"));
+}
+
+#[tokio::test]
+async fn company_that_finds_no_place_is_looked_for_again() {
+    let hanging = Replica::start(|_, _| Act::Hang).await;
+    let slow = late(Duration::from_millis(100), ok("slow")).await;
+    let mut policy = hedging();
+    policy.retry.max_retry_count = 0;
+    policy.concurrency.max_per_replica = 1;
+    let gateway = Gateway::start(&[hanging.address, slow], policy).await;
+    let (one, other) = tokio::join!(gateway.get("/orders/"), gateway.get("/orders/"));
+    for response in [one, other] {
+        assert_eq!((status(&response), body(&response)), (200, "slow"));
+    }
+    assert_eq!(gateway.service().attempts().attempts, 3);
+}
+
+#[tokio::test]
+async fn company_that_the_budget_does_not_bear_is_looked_for_again() {
+    let hanging = Replica::start(|_, _| Act::Hang).await;
+    let good = Replica::start(|_, _| ok("good")).await;
+    let mut policy = hedging();
+    policy.retry.max_retry_count = 0;
+    policy.retry.budget_ratio = 1.0;
+    let gateway = Gateway::start(&[hanging.address, good.address], policy).await;
+    let service = gateway.service();
+    // Its floor, and what the request brings.
+    (0..105).for_each(|_| service.budget().retry(0, gateway.clock.now()));
+    let others = async {
+        eventually("it is under way", || service.attempts().attempts == 1).await;
+        // So that it has found the budget spent.
+        tokio::time::sleep(Duration::from_millis(70)).await;
+        assert_eq!(service.attempts().attempts, 1);
+        (0..10).for_each(|_| service.budget().request(0, gateway.clock.now()));
+    };
+    let (response, ()) = tokio::join!(gateway.get("/orders/"), others);
+    assert_eq!((status(&response), body(&response)), (200, "good"));
+}
+
+#[tokio::test]
 async fn a_refusal_of_what_another_attempt_may_be_about_is_no_answer_yet() {
     for (method, refusal) in [("POST", 409), ("DELETE", 404), ("PUT", 412)] {
         let slow = late(Duration::from_millis(120), respond(201, "made")).await;
@@ -299,6 +359,8 @@ async fn company_that_finds_no_place_takes_nothing_from_the_retry_budget() {
     let replicas =
         [late(Duration::from_millis(200), ok("a")).await, late(Duration::from_millis(200), ok("b")).await];
     let mut policy = hedging();
+    // It is looked for once while both are under way.
+    policy.retry.hedge_delay = Duration::from_millis(120);
     policy.concurrency.max_per_replica = 1;
     policy.concurrency.max_pending = 0;
     let gateway = Gateway::start(&replicas, policy).await;

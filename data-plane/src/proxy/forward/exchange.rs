@@ -361,7 +361,7 @@ impl Journey<'_> {
     }
 
     /// The same for an attempt that could have all of the request; `None` where more was to come, or will not.
-    fn whole_since(&self, began: Tick) -> Option<Tick> {
+    pub(super) fn whole_since(&self, began: Tick) -> Option<Tick> {
         let is_whole = matches!(self.source.arrival(), Arrival::Whole(_)) && !self.source.client_failed();
         is_whole.then(|| self.had_all_at(began))
     }

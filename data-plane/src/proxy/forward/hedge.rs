@@ -16,18 +16,20 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::Poll,
+    time::Duration,
 };
 
 use gateway_proto::policy::Methods;
+use tokio::time::{Instant, sleep_until};
 
 use super::{Ended, Journey, attempt::Attempt, exchange::Tried, grpc};
 use crate::{
     access_log as logged,
     proxy::{
-        body::{request_body::Arrival, response_body::Answer},
+        body::response_body::Answer,
         head::{ResponseHead, field_name::Name},
     },
-    routing::{Draw, Outcome, retry::Proof},
+    routing::{Draw, Outcome, Tick, retry::Proof},
     table::Replica,
     traces,
 };
@@ -67,9 +69,11 @@ impl Journey<'_> {
             && !attempt.is_probe()
     }
 
-    /// One attempt as [`Journey::try_once`] makes it, and others beside it, each after the policy's time.
+    /// One attempt as [`Journey::try_once`] makes it, and others beside it, each after the policy's time. Where one may not be made
+    /// for want of a budget or a place, there may be some later: it is looked for after twice the time, and so on, so that many
+    /// requests which hang cost few looks.
     pub(super) async fn race(&self, first: Attempt) -> Raced {
-        let mut asked = self.tried.clone();
+        let (mut asked, began) = (self.tried.clone(), first.began());
         let mut racers = vec![self.enter(first, &mut asked)];
         let mut failed = Vec::new();
         let mut proof = Proof::Unsent;
@@ -78,7 +82,8 @@ impl Journey<'_> {
         let most = self.hints.retries.map_or(u8::MAX, |retries| retries.saturating_sub(self.retries));
         let mut free = usize::from(self.policy.retry.max_hedge_count.min(most));
         let delay = self.policy.retry.hedge_delay;
-        let mut timer = pin!(tokio::time::sleep(delay));
+        let (mut looked_at, mut pause) = (began, delay);
+        let mut timer = pin!(sleep_until(self.late_at(began, delay)));
         loop {
             let event = poll_fn(|cx| {
                 for (index, racer) in racers.iter_mut().enumerate() {
@@ -86,23 +91,29 @@ impl Journey<'_> {
                         return Poll::Ready(Event::Ended(index, tried));
                     }
                 }
-                if free == 0 {
-                    return Poll::Pending;
+                // In there more of the request's body may have come, or the end of it.
+                let whole_since = (free > 0).then(|| self.whole_since(looked_at)).flatten();
+                let Some(since) = whole_since else { return Poll::Pending };
+                let late_at = self.late_at(since, pause);
+                if timer.deadline() != late_at {
+                    timer.as_mut().reset(late_at);
                 }
                 timer.as_mut().poll(cx).map(|()| Event::Late)
             })
             .await;
             match event {
                 Event::Late => {
+                    looked_at = self.worker.now();
                     match self.begin_beside(&asked) {
                         Some(attempt) => {
                             racers.push(self.enter(attempt, &mut asked));
                             self.note(|| traces::Event::Hedged(self.attempts.get()));
                             free -= 1;
+                            pause = delay;
                         }
+                        None if self.may_have_company_later(&asked) => pause *= 2,
                         None => free = 0,
                     }
-                    timer.as_mut().reset(tokio::time::Instant::now() + delay);
                 }
                 Event::Ended(index, tried) => {
                     let ended = racers.swap_remove(index);
@@ -169,12 +180,16 @@ impl Journey<'_> {
         Racer { number, replica, run: Box::pin(self.try_once(attempt, number)) }
     }
 
-    /// Another attempt, if the request may have one now: it is here in full, the budget bears it, and somebody else is there
-    /// to ask, with a place that is free.
+    /// When an attempt takes long that has had all of the request since then.
+    fn late_at(&self, since: Tick, pause: Duration) -> Instant {
+        self.worker.instant(since.plus(pause)).into()
+    }
+
+    /// Another attempt, if the request, which is here in full, may have one now: it can be sent again, the budget bears it, and
+    /// somebody else is there to ask, with a place that is free.
     fn begin_beside(&self, asked: &[Arc<Replica>]) -> Option<Attempt> {
-        let is_whole = matches!(self.source.arrival(), Arrival::Whole(_)) && self.source.is_replayable();
         let (budget, now) = (self.service.budget(), self.worker.now());
-        if !is_whole || !budget.allows_retry(now, self.policy.retry.budget_ratio) {
+        if !self.source.is_replayable() || !budget.allows_retry(now, self.policy.retry.budget_ratio) {
             return None;
         }
         // It keeps away from where requests pile up: it is to be quick.
@@ -183,6 +198,11 @@ impl Journey<'_> {
         // Only now, when it is sure that it is sent.
         budget.retry(self.worker.index(), now);
         Some(attempt)
+    }
+
+    /// Whether only what others have now is in the way of another attempt: the budget, or all places.
+    fn may_have_company_later(&self, asked: &[Arc<Replica>]) -> bool {
+        self.source.is_replayable() && self.service.has_untried(self.worker.now(), asked)
     }
 
     /// Cancels those that another was quicker than.

@@ -164,6 +164,7 @@ async fn metrics_show_requests_and_every_state_even_at_zero() {
         "gateway_upstream_attempts_total{service=\"orders\",result=\"timeout\"} 0",
         "gateway_upstream_attempt_duration_seconds_count{service=\"orders\"} 1",
         "gateway_upstream_retries_total{service=\"orders\"} 0",
+        "gateway_upstream_hedges_total{service=\"orders\"} 0",
         "gateway_retries_total{service=\"orders\",result=\"recovered\"} 0",
         "gateway_fallbacks_total{service=\"orders\",kind=\"static\"} 0",
         "gateway_available_replicas{service=\"orders\"} 1",

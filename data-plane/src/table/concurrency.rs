@@ -77,7 +77,7 @@ impl Service {
                 return Err(view.none_free(now, tried));
             }
             let choice = view.pick(worker, now, tried, draw, || self.inflight.read())?;
-            self.begin(worker, choice.0, tried);
+            self.begin(worker, choice.0, tried, draw);
             Ok(choice)
         };
         let pending = &self.limits.pending;

@@ -1,10 +1,13 @@
 //! Counts that the request path makes and reports read.
 
+mod tunnels;
+
 use std::sync::atomic::{
     AtomicI64, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
 
+pub use self::tunnels::{Direction, TunnelCounts};
 use crate::{
     counts::{Count, PerWorker},
     routing::{Fault, Outcome, Tick, retry::Stop},
@@ -362,6 +365,7 @@ struct ServiceCell {
     answered: [[Count; CodeClass::ALL.len()]; RequestOutcome::ALL.len()],
     stopped: [Count; Stop::ALL.len()],
     attempts: [Count; AttemptResult::ALL.len()],
+    hedges: Count,
     /// Not answered well in spite of it, and answered well.
     retried: [Count; 2],
 }
@@ -389,6 +393,16 @@ impl ServiceCounters {
     /// How many attempts came to that since the start.
     pub fn attempts(&self, result: AttemptResult) -> u64 {
         self.0.sum(|cell| cell.attempts[result as usize].get())
+    }
+
+    /// Counts one attempt that is made beside another: to be called by `worker` only.
+    pub fn hedged(&self, worker: usize) {
+        self.0.of(worker).hedges.add_one();
+    }
+
+    /// How many attempts were made beside others since the start.
+    pub fn hedges(&self) -> u64 {
+        self.0.sum(|cell| cell.hedges.get())
     }
 
     /// Counts one request of which an attempt failed and another was made, and whether that led to a good answer: to be
@@ -420,69 +434,6 @@ impl ServiceCounters {
     /// How many requests were answered in that way since the start.
     pub fn read(&self, class: CodeClass, outcome: RequestOutcome) -> u64 {
         self.0.sum(|cell| cell.answered[outcome as usize][class as usize].get())
-    }
-}
-
-/// Which way bytes go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    /// From a client to a replica.
-    Upstream,
-    /// From a replica to a client.
-    Downstream,
-}
-
-impl Direction {
-    /// Both of them.
-    pub const ALL: [Self; 2] = [Self::Upstream, Self::Downstream];
-
-    /// As metrics name it.
-    pub fn as_str(self) -> &'static str {
-        ["upstream", "downstream"][self as usize]
-    }
-}
-
-#[derive(Debug, Default)]
-struct TunnelCell {
-    opened: Count,
-    closed: Count,
-    bytes: [Count; Direction::ALL.len()],
-}
-
-/// The tunnels of one service. Each method is to be called by `worker` only.
-#[derive(Debug)]
-pub struct TunnelCounts(PerWorker<TunnelCell>);
-
-impl TunnelCounts {
-    pub(super) fn new(workers: usize) -> Self {
-        Self(PerWorker::new(workers))
-    }
-
-    /// Counts one that begins.
-    pub fn opened(&self, worker: usize) {
-        self.0.of(worker).opened.add_one();
-    }
-
-    /// Counts one that has ended.
-    pub fn closed(&self, worker: usize) {
-        self.0.of(worker).closed.add_one();
-    }
-
-    /// Counts bytes that were passed on.
-    pub fn moved(&self, worker: usize, direction: Direction, bytes: u64) {
-        self.0.of(worker).bytes[direction as usize].add(bytes);
-    }
-
-    /// How many have begun since the start, and how many of them have not ended.
-    pub fn totals(&self) -> (u64, u64) {
-        let closed = self.0.sum(|cell| cell.closed.get());
-        let opened = self.0.sum(|cell| cell.opened.get());
-        (opened, opened.saturating_sub(closed))
-    }
-
-    /// How many bytes were passed on since the start.
-    pub fn bytes(&self, direction: Direction) -> u64 {
-        self.0.sum(|cell| cell.bytes[direction as usize].get())
     }
 }
 
@@ -584,6 +535,9 @@ mod tests {
             counters.attempted(1, result);
             assert_eq!(counters.attempts(result), before + 1);
         }
+        counters.hedged(0);
+        counters.hedged(1);
+        assert_eq!(counters.hedges(), 2);
         counters.retried(0, true);
         counters.retried(1, true);
         counters.retried(1, false);

@@ -322,7 +322,7 @@ impl Service {
             return self.pick_limited(&view, worker, now, tried, draw, None);
         }
         let choice = view.pick(worker, now, tried, draw, || self.inflight.read())?;
-        self.begin(worker, choice.0, tried);
+        self.begin(worker, choice.0, tried, draw);
         Ok(self.picked(choice, worker, now))
     }
 
@@ -336,9 +336,10 @@ impl Service {
     }
 
     #[inline]
-    pub(super) fn begin(&self, worker: usize, replica: &Replica, tried: &[Arc<Replica>]) {
+    pub(super) fn begin(&self, worker: usize, replica: &Replica, tried: &[Arc<Replica>], draw: Draw) {
         self.inflight.begin(worker);
-        replica.counts().begin(worker, !tried.is_empty());
+        // None of those that one beside another keeps away from has failed.
+        replica.counts().begin(worker, !tried.is_empty() && !draw.is_beside);
     }
 
     /// Whether [`Service::pick`] would find another replica for a request that has `tried` some.

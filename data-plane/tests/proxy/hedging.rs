@@ -51,6 +51,8 @@ async fn a_get_that_hangs_is_answered_by_another_replica_beside() {
     let service = gateway.service();
     let counts: Vec<_> = service.replicas().iter().map(|replica| replica.counters()).collect();
     assert_eq!((counts[0].attempts, counts[0].failures), (1, 0), "nobody blames whoever was outrun");
+    assert_eq!(service.attempts().retries, 0, "nothing has failed");
+    assert_eq!(service.counters().hedges(), 1);
     eventually("nothing is in flight", || {
         service.replicas().iter().all(|replica| replica.counters().inflight == 0)
     })
@@ -285,13 +287,15 @@ async fn a_replica_that_hangs_is_found_out_although_each_of_its_attempts_is_outr
 
 #[tokio::test]
 async fn when_all_fail_the_request_goes_on_by_the_rules_of_retries() {
-    let bad =
-        [Replica::start(|_, _| respond(503, "bad")).await, Replica::start(|_, _| respond(503, "bad")).await];
+    let bad = late(Duration::from_millis(60), respond(503, "bad")).await;
+    let worse = late(Duration::from_millis(60), respond(503, "worse")).await;
     let good = Replica::start(|_, _| ok("good")).await;
-    let gateway = Gateway::start(&[bad[0].address, bad[1].address, good.address], hedging()).await;
+    let gateway = Gateway::start(&[bad, worse, good.address], hedging()).await;
     let response = gateway.get("/orders/").await;
     assert_eq!((status(&response), body(&response)), (200, "good"));
     assert_eq!(field(&response, "x-gw-attempts").as_deref(), Some("3"));
+    let service = gateway.service();
+    assert_eq!((service.counters().hedges(), service.attempts().retries), (1, 1), "one beside, one behind");
 }
 
 #[tokio::test]

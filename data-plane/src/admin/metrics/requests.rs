@@ -121,6 +121,12 @@ fn encode_attempts(services: &Services, grain: &Grain, out: &mut Families<'_>) -
         ["service"],
         each(|counters| counters.retries),
     )?;
+    out.counters(
+        "gateway_upstream_hedges",
+        "Attempts made beside another of the same request that took long",
+        ["service"],
+        services.values().map(|service| ([service.name().as_str()], service.counters().hedges())),
+    )?;
     out.gauges(
         "gateway_upstream_inflight",
         "Attempts that have not ended",

@@ -106,6 +106,7 @@ impl Journey<'_> {
                     looked_at = self.worker.now();
                     match self.begin_beside(&asked) {
                         Some(attempt) => {
+                            self.service.counters().hedged(self.worker.index());
                             racers.push(self.enter(attempt, &mut asked));
                             self.note(|| traces::Event::Hedged(self.attempts.get()));
                             free -= 1;

@@ -278,7 +278,7 @@ impl<S: Store> Writer<S> {
                     _ => self.handle(batch.drain(..).collect()).await?,
                 },
                 news = self.store.news(), if self.doubt.is_none() => self.hear(news).await?,
-                () = retry, if self.doubt.is_some() => self.recover().await?,
+                () = retry, if self.doubt.is_some() => self.recover(&mut VecDeque::new()).await?,
                 Some(ask) = self.moves.recv() => self.answer_mover(ask).await?,
                 end = heard_of(&mut self.closed) => self.follow_mover(end).await,
                 () = stop.cancelled(), if !self.queue.is_closed() => {
@@ -303,7 +303,7 @@ impl<S: Store> Writer<S> {
         let mut overtaken = 0;
         while !pending.is_empty() {
             if self.doubt.as_ref().is_some_and(|doubt| clock::now() >= doubt.until) {
-                self.recover().await?;
+                self.recover(&mut pending).await?;
             }
             if let Some(refusal) = self.refusal() {
                 for envelope in pending.drain(..) {
@@ -453,9 +453,9 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Reads the store again and puts what it holds in the place of what was believed.
-    async fn recover(&mut self) -> Result<(), Failure> {
-        match self.load(PATIENCE).await {
+    /// Reads the store again and puts what it holds in the place of what was believed. Those `in_hand` do not wait for long.
+    async fn recover(&mut self, in_hand: &mut VecDeque<Envelope>) -> Result<(), Failure> {
+        match self.load(PATIENCE, in_hand).await {
             Ok(loaded) => {
                 self.believe(loaded, true)?;
                 self.heed(None);

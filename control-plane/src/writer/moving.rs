@@ -3,6 +3,8 @@
 //! The fence of a store that is nobody else's is here: as long as the mover holds his [`Closing`], changes are refused. The store hears of it once all
 //! has moved, and its word outlives the process; of a mover that has gone before nothing is left.
 
+use std::collections::VecDeque;
+
 use gateway_runtime::Failure;
 use tokio::sync::{mpsc, oneshot};
 
@@ -164,7 +166,7 @@ impl<S: Store> Writer<S> {
         }
         if self.doubt.is_some() {
             // Perhaps it was opened by other means, or the store was away.
-            self.recover().await?;
+            self.recover(&mut VecDeque::new()).await?;
         }
         let Some(Doubt { refusal, .. }) = &self.doubt else { return Ok(Ok(Reopening::Needless)) };
         if *refusal != WriteError::StoreMoves {
@@ -175,7 +177,7 @@ impl<S: Store> Writer<S> {
             return Ok(Err(WriteError::StoreUnavailable));
         }
         self.note("STORE_REOPENED", &by, "", "changes are taken here again, although all has moved".into());
-        self.recover().await?;
+        self.recover(&mut VecDeque::new()).await?;
         Ok(self.refusal().map_or(Ok(Reopening::Done), Err))
     }
 

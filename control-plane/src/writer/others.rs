@@ -1,6 +1,6 @@
 //! What the writer makes of a store that others write to, too.
 
-use std::{pin::pin, time::Duration};
+use std::{collections::VecDeque, pin::pin, time::Duration};
 
 use gateway_runtime::Failure;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
@@ -85,7 +85,7 @@ impl<S: Store> Writer<S> {
     /// Compares everything with what the store holds, and corrects what differs.
     async fn read_again(&mut self, why: &str) -> Result<(), Failure> {
         tracing::debug!(why, "reading the store again");
-        match self.load(COMPARISON).await {
+        match self.load(COMPARISON, &mut VecDeque::new()).await {
             Ok(loaded) => self.believe(loaded, false),
             Err(error) => {
                 self.begin_doubt(&error, Vec::new());
@@ -94,12 +94,21 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Reads the store. Commands that come meanwhile wait for so long, and are refused when it takes longer.
-    pub(super) async fn load(&mut self, patience: Duration) -> Result<Loaded, StoreError> {
+    /// Reads the store. Commands that come meanwhile, and those `in_hand`, wait for so long, and are refused when it takes longer.
+    pub(super) async fn load(
+        &mut self,
+        patience: Duration,
+        in_hand: &mut VecDeque<Envelope>,
+    ) -> Result<Loaded, StoreError> {
         let patient_until = Instant::now() + patience;
         let mut batch: Vec<Envelope> = Vec::new();
         let mut loading = pin!(self.store.load());
         loop {
+            if Instant::now() >= patient_until {
+                for envelope in in_hand.drain(..) {
+                    answer(envelope.reply, Err(WriteError::StoreUnavailable));
+                }
+            }
             tokio::select! {
                 biased;
                 loaded = &mut loading => return loaded,

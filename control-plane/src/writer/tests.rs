@@ -26,6 +26,8 @@ struct Script {
     leases: Vec<LeaseId>,
     fault: Option<Fault>,
     is_away: bool,
+    /// What is read of it never comes.
+    hangs: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -56,6 +58,10 @@ impl Store for Scripted {
     async fn load(&mut self) -> Result<Loaded, StoreError> {
         if self.0.lock().unwrap().is_away {
             return Err(StoreError::Unavailable("away".into()));
+        }
+        let hangs = self.0.lock().unwrap().hangs;
+        if hangs {
+            std::future::pending::<()>().await;
         }
         let mut memory = self.memory();
         let loaded = memory.load().await;
@@ -263,6 +269,19 @@ async fn a_failed_commit_refuses_its_commands_and_changes_nothing() {
     // While it is away everybody is refused without asking it to commit.
     assert_eq!(bench.commands.submit(register(4)).await, Err(WriteError::StoreUnavailable));
     assert_eq!(bench.store.0.lock().unwrap().groups, [1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_hand_while_a_store_is_read_that_does_not_answer_is_refused_soon() {
+    let bench = bench(10).await;
+    bench.store.set(|script| (script.fault, script.hangs) = (Some(Fault::Lost), true));
+    let began = tokio::time::Instant::now();
+    // The second one waits for what becomes of the first.
+    let commands = bench.commands.submit_all(vec![register(2), register(2)]);
+    let refused = tokio::time::timeout(Duration::from_secs(60), commands).await.expect("somebody answers");
+    assert_eq!(refused, [Err(WriteError::StoreUnavailable), Err(WriteError::StoreUnavailable)]);
+    assert_eq!(bench.store.0.lock().unwrap().groups, [1], "the second one was in hand");
+    assert!(began.elapsed() <= PATIENCE, "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -34,8 +34,10 @@ impl Journey<'_> {
     pub(super) fn hold_resource(&self) -> Option<Held> {
         let keeps = || !self.service.policy().fallback.stale_max_age.is_zero();
         let is_held = self.service.has_fallback() && self.head.method == Method::GET && keeps();
-        let stale = self.worker.stale().borrow();
-        is_held.then(|| stale.hold(stale::resource(self.service.id(), &self.head), self.started))
+        is_held.then(|| {
+            let resource = stale::resource(self.service.id(), &self.head);
+            self.worker.stale().borrow().hold(resource, self.started)
+        })
     }
 
     /// Has a good answer kept, for when nobody gives another, in place of what it shows to be so no more.

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use super::{
     caller::{Caller, crowd},
     owner::Owner,
+    writers::Promised,
 };
 use crate::{
     Size,
@@ -137,6 +138,17 @@ impl Cluster {
     /// Holds that no owner was told that his lease is lost.
     pub(crate) fn hold_leases(&self, figures: &mut Figures) {
         hold_leases(figures, &self.owners);
+    }
+
+    /// Holds at the end of a drill what it holds whatever was done: every control plane to what was promised, the owners' leases, and the
+    /// requests.
+    pub(crate) async fn hold_end(&self, figures: &mut Figures, promised: &Promised, load: Load) {
+        promised.hold_answers(figures);
+        for url in self.urls() {
+            promised.hold(figures, &url).await;
+        }
+        self.hold_leases(figures);
+        hold_load(figures, &load.stop().await);
     }
 }
 

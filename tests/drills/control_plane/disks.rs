@@ -90,9 +90,7 @@ pub(crate) async fn full(size: Size, figures: &mut Figures) {
     writers.go_on(1, LIMIT).await;
     figures.within("changes are taken again, without a restart", 5 * SECOND, freed.elapsed());
     writers.go_on(50, LIMIT).await;
-    let mut after = writers.stop().await;
-    after.gap = Duration::ZERO;
-    let promised = after.and(before);
+    let promised = writers.stop().await.without_gap().and(before);
     promised.hold_answers(figures);
     promised.hold(figures, &urls[0]).await;
     alone.hold_leases(figures);
@@ -173,11 +171,7 @@ pub(crate) async fn slow(size: Size, figures: &mut Figures) {
         }
         all = promised.and(all);
     }
-    let promised = all;
-    promised.hold_answers(figures);
-    promised.hold(figures, &urls[0]).await;
-    cluster.hold_leases(figures);
-    hold_load(figures, &load.stop().await);
+    cluster.hold_end(figures, &all, load).await;
 }
 
 struct Renewals {

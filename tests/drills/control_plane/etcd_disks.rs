@@ -15,7 +15,7 @@ use tonic_types::StatusExt;
 
 use super::{
     caller::{Caller, registration},
-    cluster::{Cluster, Places, TTL, hold_load},
+    cluster::{Cluster, Places, TTL},
     disks::{Ballast, own_mounts},
     outages::PAUSE,
     writers::Writers,
@@ -111,14 +111,8 @@ pub(crate) async fn quota(size: Size, figures: &mut Figures) {
     writers.go_on(1, LIMIT).await;
     figures.within("changes are taken again, without a restart", 5 * SECOND, disarmed.elapsed());
     writers.go_on(50, LIMIT).await;
-    let mut after = writers.stop().await;
-    after.gap = Duration::ZERO;
-    let promised = after.and(before);
-    promised.hold_answers(figures);
-    promised.hold(figures, &urls[0]).await;
-    promised.hold(figures, &urls[1]).await;
-    cluster.hold_leases(figures);
-    hold_load(figures, &load.stop().await);
+    let promised = writers.stop().await.without_gap().and(before);
+    cluster.hold_end(figures, &promised, load).await;
 }
 
 /// A process with file systems of its own, which last as long as it does: those that are started in it come and go.
@@ -206,9 +200,5 @@ pub(crate) async fn full(size: Size, figures: &mut Figures) {
     }
     let promised = writers.stop().await;
     figures.swift("the longest gap in changes", 3 * SECOND, promised.gap);
-    promised.hold_answers(figures);
-    promised.hold(figures, &urls[0]).await;
-    promised.hold(figures, &urls[1]).await;
-    cluster.hold_leases(figures);
-    hold_load(figures, &load.stop().await);
+    cluster.hold_end(figures, &promised, load).await;
 }

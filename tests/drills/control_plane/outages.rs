@@ -6,7 +6,7 @@ use tonic::Code;
 
 use super::{
     caller::{Caller, registration},
-    cluster::{Cluster, TTL, hold_load},
+    cluster::{Cluster, TTL},
     writers::Writers,
 };
 use crate::{
@@ -40,11 +40,7 @@ pub(crate) async fn leader(size: Size, figures: &mut Figures) {
     }
     let promised = writers.stop().await;
     figures.swift(&format!("the longest gap in changes, {rounds} kills"), 3 * SECOND, promised.gap);
-    promised.hold_answers(figures);
-    promised.hold(figures, &urls[0]).await;
-    promised.hold(figures, &urls[1]).await;
-    cluster.hold_leases(figures);
-    hold_load(figures, &load.stop().await);
+    cluster.hold_end(figures, &promised, load).await;
 }
 
 /// One of two control planes is killed, each in its turn.
@@ -68,11 +64,7 @@ pub(crate) async fn control(size: Size, figures: &mut Figures) {
     let promised = writers.stop().await;
     figures.swift(&format!("the longest gap in changes, {rounds} kills"), SECOND, promised.gap);
     figures.swift("until it serves again, the slowest", 2 * SECOND, slowest);
-    promised.hold_answers(figures);
-    promised.hold(figures, &urls[0]).await;
-    promised.hold(figures, &urls[1]).await;
-    cluster.hold_leases(figures);
-    hold_load(figures, &load.stop().await);
+    cluster.hold_end(figures, &promised, load).await;
 }
 
 /// Two of three members are killed, for longer than leases last, and come back.
@@ -123,14 +115,8 @@ pub(crate) async fn quorum(size: Size, figures: &mut Figures) {
     // Longer than leases last, so that whoever was not heard of would be gone.
     tokio::time::sleep(2 * TTL + SECOND).await;
     // While there was no quorum, nothing was promised.
-    let mut after = writers.stop().await;
-    after.gap = Duration::ZERO;
-    let promised = after.and(before);
-    promised.hold_answers(figures);
-    promised.hold(figures, &urls[0]).await;
-    promised.hold(figures, &urls[1]).await;
-    cluster.hold_leases(figures);
-    hold_load(figures, &load.stop().await);
+    let promised = writers.stop().await.without_gap().and(before);
+    cluster.hold_end(figures, &promised, load).await;
 }
 
 /// What became of reads and changes at one control plane.

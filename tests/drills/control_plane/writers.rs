@@ -119,6 +119,11 @@ impl Promised {
         self
     }
 
+    /// The same where nothing could be promised for a while: how long that was says nothing.
+    pub(crate) fn without_gap(self) -> Self {
+        Self { gap: Duration::ZERO, ..self }
+    }
+
     /// Holds a control plane to it.
     pub(crate) async fn hold(&self, figures: &mut Figures, url: &str) {
         // Of one that has just come back, lists may be a moment away.

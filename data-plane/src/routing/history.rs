@@ -43,6 +43,15 @@ pub enum Kind {
     Neutral,
     /// None at all: the replica registered anew, as another process.
     Renewal,
+    /// None at all: an operator had its breaker begin anew.
+    Reset,
+}
+
+impl Kind {
+    /// Whether it is something that was done, and no attempt.
+    fn is_deed(self) -> bool {
+        matches!(self, Self::Renewal | Self::Reset)
+    }
 }
 
 /// The ring.
@@ -91,8 +100,13 @@ impl History {
     }
 
     /// Records that the replica registered anew.
-    pub fn renewed(&self, at: Tick) {
-        self.write(Recorded { began: at, at, kind: Kind::Renewal, latency: None });
+    pub fn renewed(&self, now: Tick) {
+        self.write(Recorded { began: now, at: now, kind: Kind::Renewal, latency: None });
+    }
+
+    /// Records that an operator has reset its breaker.
+    pub fn reset(&self, now: Tick) {
+        self.write(Recorded { began: now, at: now, kind: Kind::Reset, latency: None });
     }
 
     fn write(&self, recorded: Recorded) {
@@ -125,6 +139,7 @@ impl Entry {
             Kind::Overloaded => 2,
             Kind::Neutral => 3,
             Kind::Renewal => 4,
+            Kind::Reset => 5,
         };
         self.end.store(round << ROUND | kind << TIME_BITS | pack_time(at), Release);
         self.beginning.store(round << ROUND | pack_latency(latency) << TIME_BITS | pack_time(began), Release);
@@ -142,7 +157,8 @@ impl Entry {
                 1 => Kind::Failure,
                 2 => Kind::Overloaded,
                 3 => Kind::Neutral,
-                _ => Kind::Renewal,
+                4 => Kind::Renewal,
+                _ => Kind::Reset,
             },
             latency: unpack_latency(beginning >> TIME_BITS & ((1 << LATENCY_BITS) - 1)),
         })

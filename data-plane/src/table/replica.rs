@@ -264,6 +264,9 @@ impl Replica {
             }
             memory.reset = Some(Arc::clone(order));
         }
+        if let Some(outcomes) = self.learnt.outcomes.get() {
+            outcomes.reset(now);
+        }
         Some((self.learnt.breaker.reset(now), Some(Arc::clone(order))))
     }
 

@@ -65,7 +65,7 @@ pub fn replay(history: &[Recorded], policy: &policy::Breaker) -> Replayed {
     for (index, recorded) in history.iter().enumerate() {
         // Of those that begin when this ends, the later ones begin behind it.
         while let Some((at, next)) = begun.next_if(|(at, next)| (*at, *next) <= (recorded.at, index)) {
-            if history[next].kind != Kind::Renewal {
+            if !history[next].kind.is_deed() {
                 permits[next] = breaker.admit(at, LEASE).ok().map(|admission| admission.permit);
             }
         }
@@ -73,6 +73,7 @@ pub fn replay(history: &[Recorded], policy: &policy::Breaker) -> Replayed {
         let is_sent = permit.is_some();
         match recorded.kind {
             Kind::Renewal => breaker.reprobe(recorded.at),
+            Kind::Reset => _ = breaker.reset(recorded.at),
             Kind::Neutral => {}
             Kind::Success => {
                 replayed.samples += 1;
@@ -106,7 +107,7 @@ fn heard(recorded: &Recorded) -> Heard {
         // Which fault it was decides nothing.
         Kind::Failure => Outcome::Failure(Fault::Closed),
         Kind::Overloaded => Outcome::Overloaded,
-        Kind::Neutral | Kind::Renewal => Outcome::Neutral,
+        Kind::Neutral | Kind::Renewal | Kind::Reset => Outcome::Neutral,
     };
     Heard { outcome, latency: recorded.latency }
 }
@@ -195,6 +196,15 @@ mod tests {
         assert_eq!(replay(&again, &policy::Breaker::default()).shed_successes, 1);
         let renewed = history(failures.chain([(6, Kind::Renewal), (7, Kind::Success)]));
         assert_eq!(replay(&renewed, &policy::Breaker::default()).shed_successes, 0);
+    }
+
+    #[test]
+    fn what_an_operator_has_reset_takes_all_at_once() {
+        let failures = (0..5).map(|number| (number, Kind::Failure));
+        let good = (7..27).map(|number| (number, Kind::Success));
+        let reset = history(failures.chain([(6, Kind::Reset)]).chain(good));
+        let replayed = replay(&reset, &policy::Breaker::default());
+        assert_eq!((replayed.trips, replayed.shed_successes, replayed.samples), (1, 0, 25));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What operators' orders do to requests, and what is told of them.
 
 use super::*;
-use crate::routing::Reason;
+use crate::routing::{Kind, Reason};
 
 fn forced(state: ForcedState, id: &str) -> ReplicaSpec {
     let entry = v1::OverrideEntry { override_id: "o-1".into(), author: "alice".into(), ..Default::default() };
@@ -33,6 +33,16 @@ fn a_replica_that_is_forced_open_is_neither_asked_nor_probed() {
     assert_eq!(transition.key.to_string(), "orders/a");
     assert_eq!(transition.order.unwrap().author, "alice");
     assert_eq!((transition.change.from, transition.change.to), (State::Closed, State::ForcedOpen));
+}
+
+#[test]
+fn a_reset_is_recorded_among_the_outcomes() {
+    let (table, service, _transitions) = table_of(&["a"]);
+    table.record_outcomes(8);
+    ask(&service, START, Outcome::Failure(Fault::Reset));
+    table.apply(&[orders([reset(1, "a")])], &[], after(10));
+    let kinds: Vec<_> = service.replicas()[0].recorded().iter().map(|recorded| recorded.kind).collect();
+    assert_eq!(kinds, [Kind::Failure, Kind::Reset]);
 }
 
 #[test]

@@ -86,6 +86,9 @@ pub(super) struct View {
     /// The next turn. Shared by all workers, so that the rotation is strict over all of them: the one thing that a pick has them
     /// write in turns, and so apart from what they only read.
     cursor: Alone<AtomicU64>,
+    /// The same for requests that have asked somebody: what follows a failure takes no turn from those that come first, or
+    /// whoever answers well would be passed over for having helped out, and whoever fails would be asked first all the more.
+    retry_cursor: Alone<AtomicU64>,
     /// What the rotation is made of. As long as it stays the same, so does the rotation, and goes on.
     plan: Plan,
     owed: Owed,
@@ -198,6 +201,8 @@ impl View {
             Some(view) => (view.rotation.clone(), view.cursor.0.load(Relaxed)),
             None => (plan.rotation(&claims), 0),
         };
+        // Its turns are owed to nobody, but the first in the list is not to have them all where views come and go.
+        let retry_turn = previous.map_or(0, |view| view.retry_cursor.0.load(Relaxed));
         let shares = plan.shares();
         let next_steps = eligible.iter().filter_map(|replica| replica.share_grows_at(now, slow_start));
         // However many start slowly, there are few steps: each is for all of them.
@@ -216,6 +221,7 @@ impl View {
             rotation,
             reshared_at: reshared_at.unwrap_or(Tick::NEVER),
             cursor: Alone(AtomicU64::new(turn)),
+            retry_cursor: Alone(AtomicU64::new(retry_turn)),
             plan,
             owed,
             standby: standby.chunk_by(|one, other| band(one) == band(other)).map(Standby::new).collect(),

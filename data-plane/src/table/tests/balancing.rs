@@ -129,6 +129,56 @@ fn a_slow_replica_is_asked_seldom_and_one_that_fails_fast_is_not_fast() {
     }
 }
 
+/// How often each was asked first, and how often it was asked after `failing` had failed the request.
+fn asked_first_and_again(service: &Service, failing: &str, requests: u64) -> [BTreeMap<String, u64>; 2] {
+    let mut counts = [BTreeMap::new(), BTreeMap::new()];
+    for number in 0..requests {
+        let mut tried = Vec::new();
+        loop {
+            let picked = service.pick(0, START, &tried, draw(number)).unwrap();
+            let id = id_of(&picked.replica).to_owned();
+            // Nothing that its breaker counts.
+            service.settle(0, &picked.replica, picked.permit, Outcome::Neutral, START, 0.5);
+            *counts[tried.len()].entry(id.clone()).or_default() += 1;
+            if id != failing {
+                break;
+            }
+            tried.push(picked.replica);
+        }
+    }
+    counts
+}
+
+#[test]
+fn who_fails_requests_is_asked_first_in_its_turn_only_and_the_others_share_what_follows() {
+    for (weights, first, again) in [
+        (&[("a", 100), ("b", 100)][..], &[("a", 30), ("b", 30)][..], &[("a", 30)][..]),
+        (&[("a", 100), ("b", 100), ("c", 100)], &[("a", 20), ("b", 20), ("c", 20)], &[("a", 10), ("c", 10)]),
+        (&[("a", 200), ("b", 100), ("c", 300)], &[("a", 20), ("b", 10), ("c", 30)], &[("a", 4), ("c", 6)]),
+    ] {
+        let replicas = weights.iter().map(|(id, weight)| weighted(id, *weight));
+        let (_table, service) = table_with(&balanced(by(Algorithm::RoundRobin), replicas), 1);
+        let due = |of: &[(&str, u64)]| of.iter().map(|(id, count)| ((*id).to_owned(), *count)).collect();
+        assert_eq!(asked_first_and_again(&service, "b", 60), [due(first), due(again)], "{weights:?}");
+    }
+}
+
+#[test]
+fn what_follows_a_failure_goes_to_others_each_time_however_often_something_changes() {
+    let spec =
+        |weight: i32| balanced(by(Algorithm::RoundRobin), ["a", "b", "c"].map(|id| weighted(id, weight)));
+    let (table, service) = table_with(&spec(100), 1);
+    let tried = [service.replica(&ReplicaId::parse("b").unwrap()).unwrap()];
+    let mut again: BTreeMap<String, u32> = BTreeMap::new();
+    for round in 0..40 {
+        table.apply(&[spec(100 + round % 2)], &[], START);
+        let picked = service.pick(0, START, &tried, Draw::default()).unwrap();
+        *again.entry(id_of(&picked.replica).to_owned()).or_default() += 1;
+        service.settle(0, &picked.replica, picked.permit, Outcome::Neutral, START, 0.5);
+    }
+    assert!(again.len() == 2 && again.values().all(|count| (10..=30).contains(count)), "{again:?}");
+}
+
 #[test]
 fn latencies_are_estimated_only_while_the_policy_goes_by_them() {
     let (_table, service) = table_with(&balanced(by(Algorithm::LeastRequest), ["a"].map(replica)), 1);

@@ -207,14 +207,20 @@ impl View {
         let next_steps = eligible.iter().filter_map(|replica| replica.share_grows_at(now, slow_start));
         // However many start slowly, there are few steps: each is for all of them.
         let reshared_at = next_steps.min().map(|next| next.max(now.plus(slow_start / 20)));
+        let affinity = ring.map(|ring| {
+            // Who starts together moves no keys by that, and who starts beside others moves none of theirs.
+            let part = eligible.iter().map(|replica| replica.part(now, slow_start)).max().unwrap_or(1);
+            let full = |replica: &Arc<Replica>| u64::from(replica.weight().get()) * part;
+            let members = all.iter().filter(|replica| is_used(replica));
+            let largest = plan.largest(members.map(|replica| (split.place(band(replica)), full(replica))));
+            let aside = Affinity::aside(&all, &eligible, before);
+            Affinity::new(ring, &eligible, &shares, largest, aside)
+        });
         Self {
             policy,
             is_limited: policy.concurrency.is_limited(),
             split,
-            affinity: ring.map(|ring| {
-                let aside = Affinity::aside(&all, &eligible, before);
-                Affinity::new(ring, &eligible, &shares, aside)
-            }),
+            affinity,
             eligible: eligible.into(),
             held: Handles::new(workers),
             shares,

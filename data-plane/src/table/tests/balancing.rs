@@ -218,6 +218,73 @@ fn an_ejected_replica_s_keys_go_to_many_others_and_come_back() {
     assert_eq!(before, owners(&service, due, 0..2_000));
 }
 
+fn forced_out(spec: ReplicaSpec) -> ReplicaSpec {
+    ReplicaSpec { forced: Some(Forced { state: ForcedState::Open, entry: Arc::default() }), ..spec }
+}
+
+#[test]
+fn keys_of_others_stay_while_the_heaviest_is_out_and_while_it_starts_slowly() {
+    let slow = Duration::from_secs(9);
+    let balancing = Balancing { hash_load_factor: 0.0, slow_start: slow, ..by(Algorithm::ConsistentHash) };
+    let members = || [weighted("a", 100), weighted("b", 100), weighted("c", 300), weighted("d", 100)];
+    let (table, service) = table_with(&balanced(balancing, members()), 1);
+    let before = owners(&service, START, 0..900);
+    let [a, b, c, d] = members();
+    table.apply(&[balanced(balancing, [a, b, forced_out(c), d])], &[], START);
+    let meanwhile = owners(&service, START, 0..900);
+    for (before, meanwhile) in before.iter().zip(&meanwhile) {
+        assert!(before == meanwhile || before == "c", "from {before} to {meanwhile}");
+    }
+    // A new process of it takes over its keys bit by bit.
+    let [a, b, mut c, d] = members();
+    c.incarnation += 1;
+    table.apply(&[balanced(balancing, [a, b, c, d])], &[], after(1_000));
+    // Among them its probes, which go before all keys.
+    asked(&service, after(1_000), 10);
+    let mut last = meanwhile;
+    for step in 0..=10 {
+        let now = owners(&service, after(1_000 * (step + 1)), 0..900);
+        for (last, now) in last.iter().zip(&now) {
+            assert!(last == now || now == "c", "from {last} to {now} in step {step}");
+        }
+        last = now;
+    }
+    assert_eq!(last, before);
+}
+
+#[test]
+fn keys_stay_where_all_start_slowly_together() {
+    let slow = Duration::from_secs(9);
+    let balancing = Balancing { hash_load_factor: 0.0, slow_start: slow, ..by(Algorithm::ConsistentHash) };
+    let (table, service) = table_with(&balanced(balancing, []), 1);
+    table.apply(
+        &[balanced(balancing, [weighted("a", 100), weighted("b", 100), weighted("c", 300)])],
+        &[],
+        START,
+    );
+    let first = owners(&service, START, 0..500);
+    for step in 1..=10 {
+        assert_eq!(owners(&service, after(1_000 * step), 0..500), first, "step {step}");
+    }
+}
+
+#[test]
+fn keys_go_to_the_next_tier_as_it_helps_out_and_not_to_neighbours() {
+    let balancing =
+        Balancing { hash_load_factor: 0.0, overprovisioning_factor: 1.4, ..by(Algorithm::ConsistentHash) };
+    let spare = |id, weight| ReplicaSpec { priority: Priority::parse(1).unwrap(), ..weighted(id, weight) };
+    let rest = || [weighted("c", 100), spare("x", 100), spare("y", 300)];
+    let spec = |b| balanced(balancing, [weighted("a", 100), b].into_iter().chain(rest()));
+    let (table, service) = table_with(&spec(weighted("b", 300)), 1);
+    let before = owners(&service, START, 0..900);
+    table.apply(&[spec(forced_out(weighted("b", 300)))], &[], START);
+    let meanwhile = owners(&service, START, 0..900);
+    for (before, now) in before.iter().zip(&meanwhile) {
+        assert!(before == now || before == "b" || now == "x" || now == "y", "from {before} to {now}");
+    }
+    assert!(meanwhile.iter().any(|owner| owner == "a") && meanwhile.iter().any(|owner| owner == "y"));
+}
+
 #[test]
 fn a_retry_of_a_keyed_request_goes_to_the_same_second_replica_each_time() {
     let (_table, service) = table_with(&balanced(by(Algorithm::ConsistentHash), TEN.map(replica)), 1);
@@ -403,6 +470,37 @@ proptest! {
             };
             table.apply(&[spec(&members)], &[], START);
             let after = owners(&service, START, 0..600);
+            for (before, after) in before.iter().zip(&after) {
+                prop_assert!(before == after || before == id || after == id, "{} for {}: {}", after, before, id);
+            }
+            before = after;
+        }
+    }
+
+    #[test]
+    fn whoever_is_out_or_comes_back_moves_no_keys_between_others_whatever_the_weights(
+        weights in prop::collection::vec(1..=1000_i32, 2..8),
+        turns in prop::collection::vec(any::<prop::sample::Index>(), 1..10),
+    ) {
+        let balancing = Balancing { hash_load_factor: 0.0, ..by(Algorithm::ConsistentHash) };
+        let mut out = vec![false; weights.len()];
+        let spec = |out: &[bool]| {
+            let members = TEN.iter().zip(&weights).map(|(id, weight)| weighted(id, *weight)).zip(out);
+            balanced(balancing, members.map(|(member, out)| if *out { forced_out(member) } else { member }))
+        };
+        let (table, service) = table_with(&spec(&out), 1);
+        let mut before = owners(&service, START, 0..300);
+        for turn in turns {
+            let place = turn.index(weights.len());
+            out[place] = !out[place];
+            if out.iter().all(|out| *out) {
+                out[place] = false;
+            }
+            table.apply(&[spec(&out)], &[], START);
+            // Among them probes of who comes back, which go before all keys.
+            asked(&service, START, 10);
+            let after = owners(&service, START, 0..300);
+            let id = TEN[place];
             for (before, after) in before.iter().zip(&after) {
                 prop_assert!(before == after || before == id || after == id, "{} for {}: {}", after, before, id);
             }

@@ -288,6 +288,7 @@ async fn answer(
         tried: Vec::new(),
         attempts: Cell::new(0),
         retries: 0,
+        paid_at: None,
         was_pushed_back: false,
         is_seen: false,
         has_winner: Cell::new(false),
@@ -367,6 +368,8 @@ struct Journey<'a> {
     attempts: Cell<usize>,
     /// Retries that count against the policy's limit.
     retries: u8,
+    /// When the last of them was taken out of the budget, if it was.
+    paid_at: Option<Tick>,
     /// Whether a replica has asked for time, see [`Pushback`].
     was_pushed_back: bool,
     /// Whether a replica may have seen it.

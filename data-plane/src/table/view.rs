@@ -322,10 +322,19 @@ impl View {
 
     /// Whether a pick for a request that has `tried` some would find another.
     pub(super) fn has_untried(&self, now: Tick, tried: &[Arc<Replica>]) -> bool {
+        self.untried(now, tried).next().is_some()
+    }
+
+    /// Whom such a pick may find, as far as breakers are concerned.
+    pub(super) fn untried<'a>(
+        &'a self,
+        now: Tick,
+        tried: &'a [Arc<Replica>],
+    ) -> impl Iterator<Item = &'a Arc<Replica>> {
         let is_due =
-            |replica: &&Arc<Replica>| replica.breaker().next_probe_at().is_some_and(|due| due <= now);
-        let mut askable = self.closed().chain(self.resting.iter().filter(is_due));
-        askable.any(|replica| !is_among(tried, replica))
+            move |replica: &&Arc<Replica>| replica.breaker().next_probe_at().is_some_and(|due| due <= now);
+        let askable = self.closed().chain(self.resting.iter().filter(is_due));
+        askable.filter(move |replica| !is_among(tried, replica))
     }
 
     /// A replica of the next band that has one, for a request that everybody of the better ones has failed.

@@ -85,7 +85,7 @@ impl Journey<'_> {
         };
         let mut retry = self.policy.retry;
         if let Some(retries) = self.hints.retries {
-            retry.max_retry_count = retry.max_retry_count.min(retries);
+            retry.max_retry_count = retry.max_retry_count.min(retries.saturating_sub(self.hedges));
         }
         let verdict = decide(proof, facts, progress, &retry, budget, self.worker.random());
         self.paid_at = paid_at;

@@ -364,14 +364,14 @@ async fn a_replica_that_comes_back_is_probed_by_one_request_at_a_time() {
 }
 
 /// Opens the breaker of the only replica.
-fn trip(gateway: &Gateway) {
+pub(crate) fn trip(gateway: &Gateway) {
     let (service, now) = (gateway.service(), gateway.clock.now());
     let picked = service.pick(0, now, &[], Draw::default()).expect("nobody else is asked");
     service.settle(0, &picked.replica, picked.permit, Outcome::Failure(Fault::Reset), now, 0.5);
     assert_eq!(states(gateway), [State::Open]);
 }
 
-fn at_once() -> Policy {
+pub(crate) fn at_once() -> Policy {
     let mut policy = Policy::default();
     policy.breaker.consecutive_failure_count = 1;
     policy.breaker.half_open_success_count = 1;

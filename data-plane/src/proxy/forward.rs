@@ -288,6 +288,8 @@ async fn answer(
         tried: Vec::new(),
         attempts: Cell::new(0),
         retries: 0,
+        paid_at: None,
+        hedges: 0,
         was_pushed_back: false,
         is_seen: false,
         has_winner: Cell::new(false),
@@ -367,6 +369,10 @@ struct Journey<'a> {
     attempts: Cell<usize>,
     /// Retries that count against the policy's limit.
     retries: u8,
+    /// When the last of them was taken out of the budget, if it was.
+    paid_at: Option<Tick>,
+    /// Attempts that were begun beside others, which a caller counts as it counts retries.
+    hedges: u8,
     /// Whether a replica has asked for time, see [`Pushback`].
     was_pushed_back: bool,
     /// Whether a replica may have seen it.
@@ -482,7 +488,9 @@ impl Journey<'_> {
             };
             let tried = if self.may_hedge(&attempt) {
                 // Boxed, so that requests which do not hedge hold no room for it.
+                let before = self.attempts.get() + 1;
                 let Raced { tried, failed, proof } = Box::pin(self.race(attempt)).await;
+                self.hedges = self.hedges.saturating_add((self.attempts.get() - before) as u8);
                 self.is_seen |= proof >= Proof::Unknown;
                 for (replica, ended) in failed {
                     self.was_pushed_back |= self.failed(replica, ended).is_some();

@@ -62,6 +62,11 @@ impl Budget {
         self.windows.add(worker, now, Self::WINDOW, true);
     }
 
+    /// Gives back a retry that this worker took out of it at `at`, because nobody was asked after all.
+    pub fn give_back(&self, worker: usize, at: Tick) {
+        self.windows.take_back(worker, at, Self::WINDOW, true);
+    }
+
     /// What is left of it.
     pub fn view(&self, now: Tick, ratio: f64) -> BudgetView {
         let (allowed, retries) = self.read(now, ratio);
@@ -111,6 +116,19 @@ mod tests {
         assert_eq!(granted(&budget, at(0), 75, RATIO), 75);
         assert_eq!(budget.view(at(0), RATIO), BudgetView { remaining: 225, used: 0.25 });
         assert_eq!(granted(&budget, at(0), 1_000, RATIO), 225);
+    }
+
+    #[test]
+    fn what_is_given_back_may_be_taken_again_unless_the_window_has_forgotten_it() {
+        let budget = Budget::new(2);
+        assert_eq!(granted(&budget, at(1000), 200, 0.0), 100);
+        budget.give_back(WORKER, at(1000));
+        assert_eq!(granted(&budget, at(1500), 5, 0.0), 1);
+        let later = at(1000).plus(2 * Budget::WINDOW);
+        budget.give_back(WORKER, at(1000));
+        assert_eq!(granted(&budget, later, 200, 0.0), 100);
+        budget.give_back(0, later);
+        assert_eq!(budget.view(later, 0.0).remaining, 0, "another worker had taken none");
     }
 
     #[test]

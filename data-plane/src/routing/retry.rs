@@ -37,7 +37,7 @@ pub struct RequestFacts {
 pub struct Progress {
     /// Retries so far that were [`counted`](Verdict::Retry::counted).
     pub retries_used: u8,
-    /// Whether a replica is left that this request has not tried.
+    /// Whether a replica is left that this request has not tried, with a place for it if it does not wait for one.
     pub untried_replicas: bool,
     /// Time until the request's deadline.
     pub remaining: Duration,
@@ -79,7 +79,7 @@ pub enum Stop {
     NotReplayable,
     /// It has had all retries that the policy, or the refusing replica, allows.
     RetriesUsed,
-    /// Every replica that may be asked was asked.
+    /// Every replica that may be asked was asked, or has no place for it.
     NoOtherReplica,
     /// The service's retry budget is spent.
     BudgetExhausted,

@@ -59,6 +59,12 @@ impl Bucket {
             if full { (self.total / 2, self.marked / 2) } else { (self.total, self.marked) };
         Self { round: self.round, total: total + 1, marked: before + u32::from(marked) }
     }
+
+    fn minus_one(self, marked: bool) -> Option<Self> {
+        let (total, marked) = (self.total.checked_sub(1)?, self.marked.checked_sub(marked.into())?);
+        // Halved since, it may have no more of the one kind than of the other.
+        (marked <= total).then_some(Self { round: self.round, total, marked })
+    }
 }
 
 /// Which slot a tick falls into, and in which round of the slots.
@@ -123,6 +129,19 @@ impl Window {
             let ahead = bucket.round.wrapping_sub(at.round) & Bucket::ROUND_MASK;
             let overtaken = ahead <= Bucket::ROUND_MASK / 2 && !bucket.is_empty();
             (!overtaken).then(|| Bucket::empty(at.round).plus_one(marked).pack())
+        });
+    }
+
+    /// Takes back one event that was counted at `at`, unless that is forgotten already.
+    pub fn take_back(&self, at: Tick, window: Duration, marked: bool) {
+        if self.length.load(Relaxed) != whole_nanos(window) {
+            return;
+        }
+        let at = Position::of(at, window);
+        // An error says that there is nothing to take back.
+        let _ = self.buckets[at.slot].fetch_update(Relaxed, Relaxed, |word| {
+            let bucket = Bucket::unpack(word);
+            (bucket.round == at.round).then(|| bucket.minus_one(marked)).flatten().map(Bucket::pack)
         });
     }
 

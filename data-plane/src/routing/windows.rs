@@ -28,6 +28,11 @@ impl Windows {
         by_worker.of(worker).add(now, window, marked);
     }
 
+    /// As [`Window::take_back`], for the worker that has counted it.
+    pub fn take_back(&self, worker: usize, at: Tick, window: Duration, marked: bool) {
+        self.by_worker.get().into_iter().for_each(|all| all.of(worker).take_back(at, window, marked));
+    }
+
     /// As [`Window::totals`], of all workers.
     pub fn totals(&self, now: Tick, window: Duration) -> Totals {
         let Some(by_worker) = self.by_worker.get() else { return Totals::default() };

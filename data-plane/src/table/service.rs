@@ -350,6 +350,19 @@ impl Service {
         self.view.load().has_untried(now, tried)
     }
 
+    /// The same, for one that does not wait for a place: whether another has one that is free.
+    pub fn has_untried_place(&self, now: Tick, tried: &[Arc<Replica>]) -> bool {
+        let view = self.view.load();
+        let look = || {
+            self.inflight.read() < view.policy.concurrency.of_service()
+                && view.untried(now, tried).any(|replica| view.has_place(replica))
+        };
+        match view.is_limited {
+            true => look() || self.end_measurements(&view, now) && look(),
+            false => view.has_untried(now, tried),
+        }
+    }
+
     /// Settles and ends one attempt of which nothing was [heard](Service::heard) and that took no time, see [`Service::failed`],
     /// [`Service::judge`] and [`Service::end`].
     pub fn settle(

@@ -86,6 +86,9 @@ pub(super) struct View {
     /// The next turn. Shared by all workers, so that the rotation is strict over all of them: the one thing that a pick has them
     /// write in turns, and so apart from what they only read.
     cursor: Alone<AtomicU64>,
+    /// The same for requests that have asked somebody: what follows a failure takes no turn from those that come first, or
+    /// whoever answers well would be passed over for having helped out, and whoever fails would be asked first all the more.
+    retry_cursor: Alone<AtomicU64>,
     /// What the rotation is made of. As long as it stays the same, so does the rotation, and goes on.
     plan: Plan,
     owed: Owed,
@@ -198,24 +201,33 @@ impl View {
             Some(view) => (view.rotation.clone(), view.cursor.0.load(Relaxed)),
             None => (plan.rotation(&claims), 0),
         };
+        // Its turns are owed to nobody, but the first in the list is not to have them all where views come and go.
+        let retry_turn = previous.map_or(0, |view| view.retry_cursor.0.load(Relaxed));
         let shares = plan.shares();
         let next_steps = eligible.iter().filter_map(|replica| replica.share_grows_at(now, slow_start));
         // However many start slowly, there are few steps: each is for all of them.
         let reshared_at = next_steps.min().map(|next| next.max(now.plus(slow_start / 20)));
+        let affinity = ring.map(|ring| {
+            // Who starts together moves no keys by that, and who starts beside others moves none of theirs.
+            let part = eligible.iter().map(|replica| replica.part(now, slow_start)).max().unwrap_or(1);
+            let full = |replica: &Arc<Replica>| u64::from(replica.weight().get()) * part;
+            let members = all.iter().filter(|replica| is_used(replica));
+            let largest = plan.largest(members.map(|replica| (split.place(band(replica)), full(replica))));
+            let aside = Affinity::aside(&all, &eligible, before);
+            Affinity::new(ring, &eligible, &shares, largest, aside)
+        });
         Self {
             policy,
             is_limited: policy.concurrency.is_limited(),
             split,
-            affinity: ring.map(|ring| {
-                let aside = Affinity::aside(&all, &eligible, before);
-                Affinity::new(ring, &eligible, &shares, aside)
-            }),
+            affinity,
             eligible: eligible.into(),
             held: Handles::new(workers),
             shares,
             rotation,
             reshared_at: reshared_at.unwrap_or(Tick::NEVER),
             cursor: Alone(AtomicU64::new(turn)),
+            retry_cursor: Alone(AtomicU64::new(retry_turn)),
             plan,
             owed,
             standby: standby.chunk_by(|one, other| band(one) == band(other)).map(Standby::new).collect(),
@@ -310,10 +322,19 @@ impl View {
 
     /// Whether a pick for a request that has `tried` some would find another.
     pub(super) fn has_untried(&self, now: Tick, tried: &[Arc<Replica>]) -> bool {
+        self.untried(now, tried).next().is_some()
+    }
+
+    /// Whom such a pick may find, as far as breakers are concerned.
+    pub(super) fn untried<'a>(
+        &'a self,
+        now: Tick,
+        tried: &'a [Arc<Replica>],
+    ) -> impl Iterator<Item = &'a Arc<Replica>> {
         let is_due =
-            |replica: &&Arc<Replica>| replica.breaker().next_probe_at().is_some_and(|due| due <= now);
-        let mut askable = self.closed().chain(self.resting.iter().filter(is_due));
-        askable.any(|replica| !is_among(tried, replica))
+            move |replica: &&Arc<Replica>| replica.breaker().next_probe_at().is_some_and(|due| due <= now);
+        let askable = self.closed().chain(self.resting.iter().filter(is_due));
+        askable.filter(move |replica| !is_among(tried, replica))
     }
 
     /// A replica of the next band that has one, for a request that everybody of the better ones has failed.

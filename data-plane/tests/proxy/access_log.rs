@@ -8,6 +8,7 @@ use clap::Parser;
 use data_plane::{
     config::AccessLogArgs,
     proxy::{Networks, ProxyConfig},
+    routing::{Draw, retry::Stop},
 };
 use gateway_proto::Policy;
 use serde_json::Value;
@@ -150,6 +151,24 @@ async fn a_retried_request_has_each_attempt_and_a_failed_one_why_there_was_no_ot
     assert_eq!(lines[0]["gw.stop"], "no_other_replica");
     assert_eq!(lines[0].get("gw.error"), None, "it is the replica's own answer: {}", lines[0]);
     assert_eq!(lines[1]["gw.stop"], "not_idempotent");
+}
+
+#[tokio::test]
+async fn why_a_retry_found_no_place_is_told_in_one_word_everywhere() {
+    let log = Log::new();
+    let failing = Replica::start(|_, _| respond(503, "no")).await;
+    let hanging = Replica::start(|_, _| Act::Hang).await;
+    let mut policy = Policy::default();
+    policy.concurrency.max_per_replica = 1;
+    let gateway = log.start(&[failing.address, hanging.address], policy).await;
+    let service = gateway.service();
+    let tried = [service.replicas()[0].clone()];
+    let taken = service.pick(0, gateway.clock.now(), &tried, Draw::default()).unwrap();
+    assert_eq!(status(&gateway.get("/orders/").await), 503);
+    let lines = log.lines(1).await;
+    assert_eq!(lines[0]["gw.stop"], "no_other_replica", "{}", lines[0]);
+    assert_eq!(service.counters().stops(Stop::NoOtherReplica), 1);
+    drop(taken);
 }
 
 #[tokio::test]

@@ -253,8 +253,34 @@ async fn a_retry_that_meets_full_replicas_only_brings_the_answer_that_it_has() {
     let answer = gateway.get("/orders/1").await;
     assert_eq!((status(&answer), body(&answer)), (503, "failing"));
     assert_eq!(gateway.service().refused(Refusal::Overloaded), 0);
+    assert_eq!(spent(&gateway), 0.0, "no retry was sent");
     held.release(1);
     assert_eq!(status(&first.await.unwrap()), 200);
+}
+
+/// What has been used of the budget of retries.
+fn spent(gateway: &Gateway) -> f64 {
+    let service = gateway.service();
+    service.budget().view(gateway.clock.now(), service.policy().retry.budget_ratio).used
+}
+
+#[tokio::test]
+async fn a_retry_whose_place_was_taken_while_it_paused_gives_back_what_it_took_from_the_budget() {
+    let failing = Replica::start(|_, _| {
+        Act::Send("HTTP/1.1 503 X\r\nretry-after: 1\r\ncontent-length: 7\r\n\r\nfailing".to_owned())
+    })
+    .await;
+    let (held, busy) = Held::start(ok("fine")).await;
+    let gateway = Arc::new(Gateway::start(&[failing.address, busy], policy(one_each())).await);
+    let retried = get(&gateway, "/orders/0");
+    eventually("it pauses", || spent(&gateway) > 0.0).await;
+    let second = get(&gateway, "/orders/1");
+    eventually("the other replica is busy", || held.now.load(SeqCst) == 1).await;
+    let answer = retried.await.unwrap();
+    assert_eq!((status(&answer), body(&answer)), (503, "failing"));
+    assert_eq!((held.seen(), spent(&gateway)), (vec!["/1".to_owned()], 0.0));
+    held.release(1);
+    assert_eq!(status(&second.await.unwrap()), 200);
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream, sync::Notify};
 
 use crate::{
     access_log::Log,
+    failover::{at_once, states, trip},
     faults::{aborting, delaying, inject},
     harness::{Dead, Gateway, eventually, raw_replica, read_message, reason, status},
     http2_replicas::{H2Replica, read},
@@ -469,5 +470,42 @@ async fn the_access_log_has_what_came_of_a_call_wherever_that_is_said() {
     for (status, number) in [("0", 0), ("5", 5)] {
         let replica = answering(status).await;
         assert_eq!(told(vec![replica.endpoint()]).await, (status.into(), number.into()), "behind the body");
+    }
+}
+
+#[tokio::test]
+async fn a_probe_that_is_a_quiet_stream_passes_by_time_and_one_that_says_soon_how_it_is_does_not_wait_for_that()
+ {
+    for status in ["", "14"] {
+        let replica =
+            H2Replica::start(h2::server::Builder::new(), move |_, body, mut answering| async move {
+                read(body).await;
+                let mut sending = begin(&mut answering);
+                if status.is_empty() {
+                    std::future::pending::<()>().await;
+                }
+                sending.send_trailers(trailers(status)).unwrap();
+            })
+            .await;
+        let mut policy = at_once();
+        policy.timeout.per_try = Duration::from_millis(300);
+        let mut gateway = Gateway::start_to(vec![replica.endpoint()], Arc::default(), policy);
+        trip(&gateway);
+        gateway.transitions.try_recv().unwrap();
+        let (_head, body) = loop {
+            let (head, body) = answered(&gateway, "/orders/x", &[]).await;
+            // What the gateway says itself, before the probe is due, is in the head.
+            if !head.contains_key("grpc-status") {
+                break (head, body);
+            }
+        };
+        assert_eq!(gateway.transitions.try_recv().unwrap().change.to, State::HalfOpen);
+        if status.is_empty() {
+            eventually("it has passed", || states(&gateway) == [State::Closed]).await;
+            drop(body);
+        } else {
+            read(body).await;
+            eventually("it has failed", || states(&gateway) == [State::Open]).await;
+        }
     }
 }

@@ -87,3 +87,23 @@ async fn a_caller_cannot_have_more_than_the_policy_allows() {
     let told = field(&replica.seen()[0], "x-gw-timeout-ms").and_then(|value| value.parse::<u64>().ok());
     assert!(told.is_some_and(|told| told <= 2000), "{told:?}");
 }
+
+#[tokio::test]
+async fn an_attempt_beside_another_is_one_of_the_retries_that_a_caller_allows() {
+    let mut replicas = Vec::new();
+    for _ in 0..4 {
+        replicas.push(Replica::start(|_, _| Act::Hang).await);
+    }
+    let addresses: Vec<_> = replicas.iter().map(|replica| replica.address).collect();
+    let mut policy = Policy::default();
+    policy.retry.hedge_delay = Duration::from_millis(30);
+    policy.timeout.per_try = Duration::from_millis(300);
+    policy.breaker.consecutive_failure_count = 100;
+    let gateway = Gateway::start_as(trusting, &addresses, policy).await;
+    let asked = || replicas.iter().map(|replica| replica.seen().len()).sum::<usize>();
+    for (allowed, attempts) in [(1, 2), (2, 5)] {
+        let response = gateway.send(&get(&format!("x-gw-retry: {allowed}\r\n"))).await;
+        assert!(response.contains("retry-denied=retries_used"), "{response}");
+        assert_eq!(asked(), attempts, "with {allowed} more in all");
+    }
+}

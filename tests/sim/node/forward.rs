@@ -101,8 +101,10 @@ impl Node {
                 if is_current {
                     picks.nobody_is_turned_away_in_vain(unavailable)?;
                 }
-                // Whoever was tried has let his turn go.
-                self.turns.entry(service.name().clone()).or_default().begin_anew();
+                if request.tried.is_empty() {
+                    // Whoever was passed over has let his turn go.
+                    self.turns.entry(service.name().clone()).or_default().begin_anew();
+                }
                 note!(env, "node {}: request {id} to {}: {unavailable:?}", self.number, service.name());
                 env.journal.count(match unavailable {
                     Unavailable::NoneReady => "a request met no ready replica",
@@ -138,7 +140,8 @@ impl Node {
         if is_first {
             let turns = self.turns.entry(service.name().clone()).or_default();
             turns.took(&replica.key().replica, &sharing)?;
-        } else {
+        } else if request.tried.is_empty() || change.is_some() {
+            // What follows a failure takes no turn of these.
             self.turns.entry(service.name().clone()).or_default().begin_anew();
         }
         if permit.is_probe() {

@@ -60,7 +60,7 @@ impl Journey<'_> {
         }
     }
 
-    pub(super) fn verdict(&self, proof: Proof, pushback: Option<Pushback>) -> Verdict {
+    pub(super) fn verdict(&mut self, proof: Proof, pushback: Option<Pushback>) -> Verdict {
         if self.hints.retries == Some(0) {
             return Verdict::Stop(Stop::RetriesUsed);
         }
@@ -68,18 +68,28 @@ impl Journey<'_> {
         let facts = RequestFacts { idempotent: self.is_idempotent, replayable: self.source.is_replayable() };
         let progress = Progress {
             retries_used: self.retries,
-            untried_replicas: self.service.has_untried(now, &self.tried),
+            untried_replicas: match self.waits_for_place() {
+                true => self.service.has_untried(now, &self.tried),
+                false => self.service.has_untried_place(now, &self.tried),
+            },
             remaining: self.deadline(now).since(now),
             pushback,
             was_pushed_back: self.was_pushed_back,
         };
-        let budget =
-            || self.service.budget().try_retry(self.worker.index(), now, self.policy.retry.budget_ratio);
+        let mut paid_at = None;
+        let budget = || {
+            let ratio = self.policy.retry.budget_ratio;
+            let is_granted = self.service.budget().try_retry(self.worker.index(), now, ratio);
+            paid_at = is_granted.then_some(now);
+            is_granted
+        };
         let mut retry = self.policy.retry;
         if let Some(retries) = self.hints.retries {
-            retry.max_retry_count = retry.max_retry_count.min(retries);
+            retry.max_retry_count = retry.max_retry_count.min(retries.saturating_sub(self.hedges));
         }
-        decide(proof, facts, progress, &retry, budget, self.worker.random())
+        let verdict = decide(proof, facts, progress, &retry, budget, self.worker.random());
+        self.paid_at = paid_at;
+        verdict
     }
 
     /// Answers with what the last attempt came to, or, where there was none, with this error.
@@ -117,7 +127,12 @@ impl Journey<'_> {
     }
 
     pub(super) fn give_up(&mut self, none: NoAttempt) -> Ending {
-        self.stopped(none.as_str());
+        if let Some(paid_at) = self.paid_at.take() {
+            self.service.budget().give_back(self.worker.index(), paid_at);
+        }
+        // After a failure, whatever keeps it from others, in the word that its client is told.
+        let why = if self.last.is_some() { Stop::NoOtherReplica.as_str() } else { none.as_str() };
+        self.stopped(why);
         if let Some(traced) = self.trail.and_then(Trail::traced) {
             traced.look_at(&self.service, self.worker.now());
         }

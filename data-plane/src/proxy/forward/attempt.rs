@@ -150,21 +150,28 @@ impl Attempt {
     /// `says_all` unless the head of a success says nothing of how a call goes.
     ///
     /// What is no success is settled at once. A success waits for the end of the body, which may yet break off; but a probe
-    /// not for long, because a stream that lasts for hours must not keep the breaker half-open.
+    /// not for long, because a stream that lasts for hours must not keep the breaker half-open. Where the head does not say all,
+    /// it has as long as for a head, unless it would lose its place before.
     pub(in crate::proxy) fn answered(&mut self, outcome: Outcome, since: Tick, says_all: bool) {
         self.hear(outcome, since);
         if outcome != Outcome::Success {
             self.settle(outcome);
         } else if says_all {
-            self.passes_soon();
+            self.passes_after(PROBE_BODY);
+        } else if self.is_probe() {
+            let timeout = self.service.policy().timeout;
+            let lost_at = self.began.plus(timeout.connect + timeout.per_try + PROBE_BODY);
+            let left = lost_at.since(self.worker.now());
+            self.passes_after(timeout.per_try.min(left).max(PROBE_BODY));
         }
     }
 
-    /// A probe whose answer looks good so far has [`PROBE_BODY`] left to break off.
-    fn passes_soon(&mut self) {
-        if self.is_probe() && self.passes_at == Tick::NEVER {
-            self.passes_at = self.worker.now().plus(PROBE_BODY);
-            self.worker.flights().is_due(self.place, self.passes_at);
+    /// A probe whose answer looks good so far has so long left to break off, or less if that was said before.
+    fn passes_after(&mut self, left: Duration) {
+        let at = self.worker.now().plus(left);
+        if self.is_probe() && at < self.passes_at {
+            self.passes_at = at;
+            self.worker.flights().is_due(self.place, at);
         }
     }
 
@@ -212,7 +219,7 @@ impl Attempt {
 
     /// Something of the answer to a call has come: as good as a head that says all.
     pub(in crate::proxy) fn got_message(&mut self) {
-        self.passes_soon();
+        self.passes_after(PROBE_BODY);
     }
 
     /// What stands behind the response's body is known.

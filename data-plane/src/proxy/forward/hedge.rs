@@ -79,7 +79,8 @@ impl Journey<'_> {
         let mut proof = Proof::Unsent;
         // The answer that is no good one of the attempt that began first, for when no better comes: others may have met what that did.
         let mut poor: Option<(usize, Answer)> = None;
-        let most = self.hints.retries.map_or(u8::MAX, |retries| retries.saturating_sub(self.retries));
+        let spent = self.retries.saturating_add(self.hedges);
+        let most = self.hints.retries.map_or(u8::MAX, |retries| retries.saturating_sub(spent));
         let mut free = usize::from(self.policy.retry.max_hedge_count.min(most));
         let delay = self.policy.retry.hedge_delay;
         let (mut looked_at, mut pause) = (began, delay);

@@ -43,12 +43,17 @@ impl Journey<'_> {
     /// already: a failure now is better than one later.
     pub(super) async fn begin(&self) -> Result<Attempt, NoAttempt> {
         match Attempt::begin(&self.worker, &self.service, &self.tried, self.draw(), self.request_id) {
-            Err(Unavailable::AllFull) if !matches!(self.last, Some(Ended::Answered(_))) => {
+            Err(Unavailable::AllFull) if self.waits_for_place() => {
                 // Boxed, so that requests which do not wait hold no room for it.
                 Box::pin(self.begin_in_turn()).await
             }
             begun => begun.map_err(NoAttempt::Nobody),
         }
+    }
+
+    /// Whether it waits where all that may be asked are full.
+    pub(super) fn waits_for_place(&self) -> bool {
+        !matches!(self.last, Some(Ended::Answered(_)))
     }
 
     /// What its next pick goes by.

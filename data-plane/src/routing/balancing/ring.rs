@@ -2,8 +2,8 @@
 //!
 //! Every member has its points on a circle of hashes, and a key belongs to the first point from its own hash on. When a
 //! member joins or leaves, only keys that it gains or had move. A member uses as many of its points, always the same ones
-//! first, as its share is of the largest: so shares, too, change without moving keys between others, and without
-//! making the ring anew.
+//! first, as its share is of the largest that any member may have: so shares, too, change without moving keys between others,
+//! and without making the ring anew.
 
 use super::{hash, mix};
 

@@ -129,6 +129,56 @@ fn a_slow_replica_is_asked_seldom_and_one_that_fails_fast_is_not_fast() {
     }
 }
 
+/// How often each was asked first, and how often it was asked after `failing` had failed the request.
+fn asked_first_and_again(service: &Service, failing: &str, requests: u64) -> [BTreeMap<String, u64>; 2] {
+    let mut counts = [BTreeMap::new(), BTreeMap::new()];
+    for number in 0..requests {
+        let mut tried = Vec::new();
+        loop {
+            let picked = service.pick(0, START, &tried, draw(number)).unwrap();
+            let id = id_of(&picked.replica).to_owned();
+            // Nothing that its breaker counts.
+            service.settle(0, &picked.replica, picked.permit, Outcome::Neutral, START, 0.5);
+            *counts[tried.len()].entry(id.clone()).or_default() += 1;
+            if id != failing {
+                break;
+            }
+            tried.push(picked.replica);
+        }
+    }
+    counts
+}
+
+#[test]
+fn who_fails_requests_is_asked_first_in_its_turn_only_and_the_others_share_what_follows() {
+    for (weights, first, again) in [
+        (&[("a", 100), ("b", 100)][..], &[("a", 30), ("b", 30)][..], &[("a", 30)][..]),
+        (&[("a", 100), ("b", 100), ("c", 100)], &[("a", 20), ("b", 20), ("c", 20)], &[("a", 10), ("c", 10)]),
+        (&[("a", 200), ("b", 100), ("c", 300)], &[("a", 20), ("b", 10), ("c", 30)], &[("a", 4), ("c", 6)]),
+    ] {
+        let replicas = weights.iter().map(|(id, weight)| weighted(id, *weight));
+        let (_table, service) = table_with(&balanced(by(Algorithm::RoundRobin), replicas), 1);
+        let due = |of: &[(&str, u64)]| of.iter().map(|(id, count)| ((*id).to_owned(), *count)).collect();
+        assert_eq!(asked_first_and_again(&service, "b", 60), [due(first), due(again)], "{weights:?}");
+    }
+}
+
+#[test]
+fn what_follows_a_failure_goes_to_others_each_time_however_often_something_changes() {
+    let spec =
+        |weight: i32| balanced(by(Algorithm::RoundRobin), ["a", "b", "c"].map(|id| weighted(id, weight)));
+    let (table, service) = table_with(&spec(100), 1);
+    let tried = [service.replica(&ReplicaId::parse("b").unwrap()).unwrap()];
+    let mut again: BTreeMap<String, u32> = BTreeMap::new();
+    for round in 0..40 {
+        table.apply(&[spec(100 + round % 2)], &[], START);
+        let picked = service.pick(0, START, &tried, Draw::default()).unwrap();
+        *again.entry(id_of(&picked.replica).to_owned()).or_default() += 1;
+        service.settle(0, &picked.replica, picked.permit, Outcome::Neutral, START, 0.5);
+    }
+    assert!(again.len() == 2 && again.values().all(|count| (10..=30).contains(count)), "{again:?}");
+}
+
 #[test]
 fn latencies_are_estimated_only_while_the_policy_goes_by_them() {
     let (_table, service) = table_with(&balanced(by(Algorithm::LeastRequest), ["a"].map(replica)), 1);
@@ -166,6 +216,73 @@ fn an_ejected_replica_s_keys_go_to_many_others_and_come_back() {
     }
     assert_eq!(state_of(&service, due, "d"), State::Closed);
     assert_eq!(before, owners(&service, due, 0..2_000));
+}
+
+fn forced_out(spec: ReplicaSpec) -> ReplicaSpec {
+    ReplicaSpec { forced: Some(Forced { state: ForcedState::Open, entry: Arc::default() }), ..spec }
+}
+
+#[test]
+fn keys_of_others_stay_while_the_heaviest_is_out_and_while_it_starts_slowly() {
+    let slow = Duration::from_secs(9);
+    let balancing = Balancing { hash_load_factor: 0.0, slow_start: slow, ..by(Algorithm::ConsistentHash) };
+    let members = || [weighted("a", 100), weighted("b", 100), weighted("c", 300), weighted("d", 100)];
+    let (table, service) = table_with(&balanced(balancing, members()), 1);
+    let before = owners(&service, START, 0..900);
+    let [a, b, c, d] = members();
+    table.apply(&[balanced(balancing, [a, b, forced_out(c), d])], &[], START);
+    let meanwhile = owners(&service, START, 0..900);
+    for (before, meanwhile) in before.iter().zip(&meanwhile) {
+        assert!(before == meanwhile || before == "c", "from {before} to {meanwhile}");
+    }
+    // A new process of it takes over its keys bit by bit.
+    let [a, b, mut c, d] = members();
+    c.incarnation += 1;
+    table.apply(&[balanced(balancing, [a, b, c, d])], &[], after(1_000));
+    // Among them its probes, which go before all keys.
+    asked(&service, after(1_000), 10);
+    let mut last = meanwhile;
+    for step in 0..=10 {
+        let now = owners(&service, after(1_000 * (step + 1)), 0..900);
+        for (last, now) in last.iter().zip(&now) {
+            assert!(last == now || now == "c", "from {last} to {now} in step {step}");
+        }
+        last = now;
+    }
+    assert_eq!(last, before);
+}
+
+#[test]
+fn keys_stay_where_all_start_slowly_together() {
+    let slow = Duration::from_secs(9);
+    let balancing = Balancing { hash_load_factor: 0.0, slow_start: slow, ..by(Algorithm::ConsistentHash) };
+    let (table, service) = table_with(&balanced(balancing, []), 1);
+    table.apply(
+        &[balanced(balancing, [weighted("a", 100), weighted("b", 100), weighted("c", 300)])],
+        &[],
+        START,
+    );
+    let first = owners(&service, START, 0..500);
+    for step in 1..=10 {
+        assert_eq!(owners(&service, after(1_000 * step), 0..500), first, "step {step}");
+    }
+}
+
+#[test]
+fn keys_go_to_the_next_tier_as_it_helps_out_and_not_to_neighbours() {
+    let balancing =
+        Balancing { hash_load_factor: 0.0, overprovisioning_factor: 1.4, ..by(Algorithm::ConsistentHash) };
+    let spare = |id, weight| ReplicaSpec { priority: Priority::parse(1).unwrap(), ..weighted(id, weight) };
+    let rest = || [weighted("c", 100), spare("x", 100), spare("y", 300)];
+    let spec = |b| balanced(balancing, [weighted("a", 100), b].into_iter().chain(rest()));
+    let (table, service) = table_with(&spec(weighted("b", 300)), 1);
+    let before = owners(&service, START, 0..900);
+    table.apply(&[spec(forced_out(weighted("b", 300)))], &[], START);
+    let meanwhile = owners(&service, START, 0..900);
+    for (before, now) in before.iter().zip(&meanwhile) {
+        assert!(before == now || before == "b" || now == "x" || now == "y", "from {before} to {now}");
+    }
+    assert!(meanwhile.iter().any(|owner| owner == "a") && meanwhile.iter().any(|owner| owner == "y"));
 }
 
 #[test]
@@ -353,6 +470,37 @@ proptest! {
             };
             table.apply(&[spec(&members)], &[], START);
             let after = owners(&service, START, 0..600);
+            for (before, after) in before.iter().zip(&after) {
+                prop_assert!(before == after || before == id || after == id, "{} for {}: {}", after, before, id);
+            }
+            before = after;
+        }
+    }
+
+    #[test]
+    fn whoever_is_out_or_comes_back_moves_no_keys_between_others_whatever_the_weights(
+        weights in prop::collection::vec(1..=1000_i32, 2..8),
+        turns in prop::collection::vec(any::<prop::sample::Index>(), 1..10),
+    ) {
+        let balancing = Balancing { hash_load_factor: 0.0, ..by(Algorithm::ConsistentHash) };
+        let mut out = vec![false; weights.len()];
+        let spec = |out: &[bool]| {
+            let members = TEN.iter().zip(&weights).map(|(id, weight)| weighted(id, *weight)).zip(out);
+            balanced(balancing, members.map(|(member, out)| if *out { forced_out(member) } else { member }))
+        };
+        let (table, service) = table_with(&spec(&out), 1);
+        let mut before = owners(&service, START, 0..300);
+        for turn in turns {
+            let place = turn.index(weights.len());
+            out[place] = !out[place];
+            if out.iter().all(|out| *out) {
+                out[place] = false;
+            }
+            table.apply(&[spec(&out)], &[], START);
+            // Among them probes of who comes back, which go before all keys.
+            asked(&service, START, 10);
+            let after = owners(&service, START, 0..300);
+            let id = TEN[place];
             for (before, after) in before.iter().zip(&after) {
                 prop_assert!(before == after || before == id || after == id, "{} for {}: {}", after, before, id);
             }

@@ -54,14 +54,15 @@ impl Affinity {
         )
     }
 
-    /// Of the `eligible`, in the order of their ids, with their shares.
+    /// Of the `eligible`, in the order of their ids, with their shares. Each uses as many of its points as its share is of the
+    /// `largest` that there would be if all members were: then nobody's points are others because of somebody else.
     pub(super) fn new(
         ring: Arc<NamedRing>,
         eligible: &[Arc<Replica>],
         shares: &[u64],
+        largest: u64,
         aside: Box<[Arc<Replica>]>,
     ) -> Self {
-        let largest = shares.iter().copied().max().unwrap_or(1);
         let mut positions = eligible.iter().zip(shares).zip(0..).peekable();
         let seat = |name: &ReplicaId| {
             // Both are in the order of ids.

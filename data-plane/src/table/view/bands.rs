@@ -61,9 +61,14 @@ impl Split {
         self.in_use.iter().map(|(band, _)| *band)
     }
 
+    /// The place of a band among those in use.
+    pub(super) fn place(&self, band: Band) -> Option<usize> {
+        self.in_use.iter().position(|(used, _)| *used == band)
+    }
+
     /// Whether a band is in use.
     pub(super) fn uses(&self, band: Band) -> bool {
-        self.in_use.iter().any(|(used, _)| *used == band)
+        self.place(band).is_some()
     }
 
     /// Whether what is in this band is as good as what is in use, or better.
@@ -79,8 +84,7 @@ impl Split {
             return Plan { shares, ..Plan::default() };
         }
         let band_of = |replica: &Arc<Replica>| {
-            let band = Band::of(replica, balancing);
-            let place = self.in_use.iter().position(|(used, _)| *used == band);
+            let place = self.place(Band::of(replica, balancing));
             place.expect("those are eligible whose band is in use")
         };
         Plan {
@@ -113,10 +117,27 @@ impl Plan {
 
     /// What each position has of the traffic relative to all others.
     pub(super) fn shares(&self) -> Box<[u64]> {
-        let mut sums = vec![0; self.parts.len()];
-        self.bands.iter().zip(&self.shares).for_each(|(band, share)| sums[*band] += share);
+        let sums = self.sums();
         let of_all = |(band, share): (&usize, &u64)| share_of_part(*share, sums[*band], self.parts[*band]);
         let of_bands = || self.bands.iter().zip(&self.shares).map(of_all).collect();
         if self.bands.is_empty() { self.shares.clone() } else { of_bands() }
+    }
+
+    /// The largest share that any of these would have, who take turns or would if nothing were wrong with them: by the places of
+    /// their bands, and what they would have of these. It stays the same while somebody is out or starts slowly.
+    pub(super) fn largest(&self, members: impl Iterator<Item = (Option<usize>, u64)>) -> u64 {
+        let sums = self.sums();
+        let of_all = |(band, share): (Option<usize>, u64)| match band.filter(|_| !self.bands.is_empty()) {
+            Some(band) => share_of_part(share, sums[band], self.parts[band]),
+            None => share,
+        };
+        members.map(of_all).max().unwrap_or(1)
+    }
+
+    /// What those of each band have together.
+    fn sums(&self) -> Vec<u64> {
+        let mut sums = vec![0; self.parts.len()];
+        self.bands.iter().zip(&self.shares).for_each(|(band, share)| sums[*band] += share);
+        sums
     }
 }

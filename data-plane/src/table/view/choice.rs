@@ -64,8 +64,9 @@ impl View {
         // A replica that was tried, or where requests pile up, gives its turn to the next in rotation rather than to its
         // neighbour. So does one that is full, of which there may be any number.
         let tries = if self.is_limited { self.rotation.len() } else { self.tries(tried, draw) };
+        let cursor = if tried.is_empty() { &self.cursor } else { &self.retry_cursor };
         (0..tries).find_map(|_| {
-            let turn = self.cursor.0.fetch_add(1, Relaxed);
+            let turn = cursor.0.fetch_add(1, Relaxed);
             self.admit_unless_piled_up(self.rotation.index(turn), worker, now, tried, draw)
         })
     }

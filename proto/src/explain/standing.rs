@@ -163,15 +163,20 @@ fn fails_checks(row: &v1::Breaker) -> bool {
 /// Whether requests to this very registration opened its breaker, in the outage that it is in. Otherwise it has still to
 /// show how it is.
 pub(super) fn has_tripped(row: &v1::Breaker) -> bool {
-    let Some(trip) = &row.last_trip else { return false };
-    let is_of_outage = row.out_time.is_none_or(|out| {
-        trip.trip_time.is_some_and(|at| (at.seconds, at.nanos) >= (out.seconds, out.nanos))
-    });
-    is_of_outage && !is_of_predecessor(row)
+    let is_of_predecessor = row
+        .last_trip
+        .as_ref()
+        .is_some_and(|trip| trip.incarnation != 0 && trip.incarnation < row.incarnation);
+    has_tripped_in_outage(row) && !is_of_predecessor
 }
 
-fn is_of_predecessor(row: &v1::Breaker) -> bool {
-    row.last_trip.as_ref().is_none_or(|trip| trip.incarnation != 0 && trip.incarnation < row.incarnation)
+/// Whether requests, to this registration or to its predecessor, opened its breaker in the outage that it is in.
+fn has_tripped_in_outage(row: &v1::Breaker) -> bool {
+    row.last_trip.as_ref().is_some_and(|trip| {
+        row.out_time.is_none_or(|out| {
+            trip.trip_time.is_some_and(|at| (at.seconds, at.nanos) >= (out.seconds, out.nanos))
+        })
+    })
 }
 
 /// Why it is out, or asked although it should be: by its breaker, or by its checks.
@@ -179,10 +184,9 @@ pub(super) fn reason(row: &v1::Breaker) -> String {
     use v1::BreakerState as State;
     let is_open = !matches!(row.state(), State::Closed | State::ForcedClosed);
     if matches!(row.state(), State::Open | State::HalfOpen) && !has_tripped(row) {
-        let before = match row.state() {
-            State::HalfOpen if row.last_trip.is_none() || !is_of_predecessor(row) => "it was forced open",
-            _ => "its predecessor failed",
-        };
+        // What an operator hands back is half-open, and has not opened by its rules since.
+        let was_forced = row.state() == State::HalfOpen && !has_tripped_in_outage(row);
+        let before = if was_forced { "it was forced open" } else { "its predecessor failed" };
         return format!("{before}, and probes have still to show how it is");
     }
     match &row.health_check {

@@ -286,7 +286,10 @@ fn what_an_operator_hands_back_is_not_said_to_fail() {
     let released = v1::Breaker { out_time: at(990.0), ..row(State::HalfOpen) };
     // Before it was forced, it had opened once, and closed again.
     let long_ago = v1::Trip { trip_time: at(500.0), incarnation: 3, ..Default::default() };
-    for row in [v1::Breaker { last_trip: Some(long_ago), ..released.clone() }, released] {
+    // Or its predecessor's had.
+    let of_predecessor = v1::Trip { incarnation: 2, ..long_ago.clone() };
+    let opened_before = |trip| v1::Breaker { last_trip: Some(trip), ..released.clone() };
+    for row in [opened_before(long_ago), opened_before(of_predecessor), released.clone()] {
         let told = explain(facts(), [word("dp-1", row.clone()), word("dp-2", row)]);
         assert_eq!((told.verdict(), told.conclusion()), (Verdict::Out, Conclusion::Undecided));
         assert_eq!(
@@ -313,6 +316,15 @@ fn a_new_registration_is_not_condemned_by_what_its_predecessor_did() {
             "its predecessor failed, and probes have still to show how it is; the next request is a probe";
         assert!(told.summary.ends_with(expected), "{}", told.summary);
     }
+}
+
+#[test]
+fn one_that_came_back_is_not_said_to_have_been_forced_open_while_it_is_probed() {
+    let of_outage = v1::Trip { trip_time: at(980.0), incarnation: 2, ..Default::default() };
+    let probed = v1::Breaker { last_trip: Some(of_outage), out_time: at(980.0), ..row(State::HalfOpen) };
+    let summary = explain(facts(), [word("dp-1", probed)]).summary;
+    let expected = "since 20s: its predecessor failed, and probes have still to show how it is";
+    assert!(summary.ends_with(expected), "{summary}");
 }
 
 #[test]

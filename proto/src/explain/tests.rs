@@ -121,6 +121,19 @@ fn checked(state: v1::HealthCheckState) -> v1::Breaker {
     v1::Breaker { health_check: Some(check), ..row(State::Closed) }
 }
 
+/// A row of one that is asked although they fail: because nobody passes them, or because they only tell.
+fn asked_though_checks_fail(asked_regardless: bool) -> v1::Breaker {
+    let mut row = v1::Breaker { asked_regardless, ..checked(v1::HealthCheckState::Failing) };
+    row.health_check.as_mut().unwrap().keeps_out = false;
+    row
+}
+
+/// Facts of a service of which those are asked that should be out, where too few others are left.
+fn fails_open() -> Facts {
+    let policy = policy::Breaker { fail_open_threshold: 0.5, ..policy::Breaker::default() };
+    Facts { policy, ..facts() }
+}
+
 /// Facts, words, and what must follow.
 type Case = (Facts, Vec<Word>, Verdict, Conclusion, &'static str);
 
@@ -208,8 +221,14 @@ fn table() -> Vec<Case> {
          Verdict::TakesRequests, Conclusion::Policy, "takes requests on 1 data plane, although dp-1 sees it fail, and the policy only observes"),
         (facts(), vec![word("dp-1", withheld(v1::Withheld::MaxOpenRatio))],
          Verdict::TakesRequests, Conclusion::Policy, "takes requests on 1 data plane, although dp-1 sees it fail, and as many are open as max_open_ratio allows"),
-        (facts(), vec![word("dp-1", v1::Breaker { asked_regardless: true, ..open() })],
-         Verdict::TakesRequests, Conclusion::Policy, "takes requests on 1 data plane: it should be out, and so few of its tier are left that it is asked all the same (consecutive_failures 5 >= 5: connect refused)"),
+        (fails_open(), vec![word("dp-1", v1::Breaker { asked_regardless: true, ..open() })],
+         Verdict::TakesRequests, Conclusion::Policy, "takes requests on 1 data plane, although it should be out (consecutive_failures 5 >= 5: connect refused): too few of its tier are left"),
+        (facts(), vec![word("dp-1", asked_though_checks_fail(true))],
+         Verdict::TakesRequests, Conclusion::Policy, "takes requests on 1 data plane, although it should be out (active checks fail: connect refused): nobody passes the active checks, so they are not heeded"),
+        (facts(), vec![word("dp-1", asked_though_checks_fail(false))],
+         Verdict::TakesRequests, Conclusion::Policy, "takes requests on 1 data plane, although dp-1 sees it fail, and health_check.observe_only has checks keep nobody out"),
+        (facts(), vec![word("dp-1", closed(4, 4)), word("dp-2", v1::Breaker { consecutive_failure_count: 5, ..closed(5, 5) })],
+         Verdict::TakesRequests, Conclusion::Policy, "takes requests on 2 data planes, although dp-2 sees it fail, and its breaker has not opened yet"),
         // Its lease.
         (with(|replica| replica.health = Health::Lost.into()), vec![word("dp-1", closed(5, 0))],
          Verdict::TakesRequests, Conclusion::Lease, "takes requests on 1 data plane: its lease lapsed together with many others, so the guard holds it as LOST and breakers decide"),

@@ -65,7 +65,7 @@ fn encode_requests(services: &Services, grain: &Grain, out: &mut Families<'_>) -
     }
     out.counters(
         "gateway_requests",
-        "Requests answered, by who answered, and those that their clients gave up before",
+        "Requests answered, by who answered, and those that their clients gave up before; the gateway's own answers to calls of gRPC by the status they stand for",
         ["service", "code_class", "outcome"],
         requests,
     )?;

@@ -225,7 +225,7 @@ fn encode_fallbacks(services: &Services, out: &mut Families<'_>) -> fmt::Result 
     });
     out.counters(
         "gateway_fallbacks",
-        "Requests that another service, or the policy's own answer, was the answer to in place of a failure",
+        "Requests that another service, the last good answer, or the policy's own, was the answer to in place of a failure",
         ["service", "kind"],
         counts,
     )

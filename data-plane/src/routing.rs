@@ -10,7 +10,6 @@ pub mod balancing;
 mod breaker;
 #[cfg(test)]
 mod breaker_tests;
-mod buckets;
 mod budget;
 mod gradient_limit;
 mod history;
@@ -32,7 +31,6 @@ pub use breaker::{
     Admission, Admitted, Breaker, Change, ForcedState, Heard, PROBE_BODY, Past, Permit, Reason, Rejected,
     Rule, State, View, Withheld,
 };
-pub use buckets::{LATENCY_BUCKETS, bucket_of, middle_of};
 pub use budget::{Budget, BudgetView};
 pub use gradient_limit::{Bounds, GradientLimit, LimitSample};
 pub use history::{History, Kind, Recorded, Replayed, replay, span};

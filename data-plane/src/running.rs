@@ -22,6 +22,7 @@ use gateway_runtime::{
     passed::Passed,
     supervise::{Beyond, Ended, Supervisor},
     tls::{ClientTls, Tls},
+    unix_socket::UnixSocket,
 };
 use tokio::{
     net::TcpListener,
@@ -39,7 +40,7 @@ use crate::{
         Cache, Cached, Feed, Guard, Mirror, Services, ServicesFile, Snapshot, Source, View, client, ending,
         keeper,
     },
-    handover::{self, Claim, Predecessor},
+    handover::{self, Claim, Inherited, Predecessor},
     health::{CheckCounts, Checker},
     proxy::{self, Leave, Proxy, ProxyConfig, Refusals, Watch},
     report::{Reporter, journal::Journal},
@@ -230,18 +231,14 @@ pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Res
     match inherited {
         Some(mut inherited) => {
             inherited.serving().await?;
-            let alone = alone.clone();
-            tokio::spawn(async move {
-                inherited.ended().await;
-                alone.begin();
-            });
+            background.outlive(inherited, alone, stop.clone());
         }
         None => alone.begin(),
     }
     // By now no other process accepts there.
     let admin_listener = TcpListener::from_std(admin_listener)
         .map_err(|error| Failure::unbound("--admin-listen", admin_listen, &error))?;
-    background.show((admin_listener, config.access), admin, until_either(&stop, &leave.handed_over));
+    background.show((admin_listener, config.access), admin, [stop.clone(), leave.handed_over.clone()]);
     if let (Some(claim), Some(copies)) = (claim, copies) {
         let predecessor = Predecessor {
             version: VERSION,
@@ -253,7 +250,7 @@ pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Res
             patience,
         };
         match claim.publish() {
-            Ok(place) => drop(tokio::spawn(handover::serve(place, predecessor, stop.clone()))),
+            Ok(place) => background.hand_over(place, predecessor, stop.clone()),
             // The process before has left: whoever ended now would leave nobody who serves.
             Err(error) => tracing::error!(
                 %error,
@@ -316,20 +313,6 @@ impl Running {
     }
 }
 
-/// What begins with the first of the two.
-fn until_either(one: &Shutdown, other: &Shutdown) -> Shutdown {
-    let (one, other, either) = (one.clone(), other.clone(), Shutdown::new());
-    let begun = either.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            () = one.begun() => {}
-            () = other.begun() => {}
-        }
-        begun.begin();
-    });
-    either
-}
-
 /// What both streams to the control plane need.
 #[derive(Debug, Clone)]
 struct Link {
@@ -385,14 +368,49 @@ impl Background {
         });
     }
 
-    fn show(&mut self, (listener, access): (TcpListener, Arc<Access>), admin: Admin, stop: Shutdown) {
+    /// Until the first of `ends`.
+    fn show(&mut self, (listener, access): (TcpListener, Arc<Access>), admin: Admin, ends: [Shutdown; 2]) {
         if let Some(tls) = access.tls.clone() {
-            let stop = stop.clone();
+            let [stop, _] = ends.clone();
             self.spawn("admin certificates", move || tls.clone().follow(stop.clone()));
         }
         let listener = Arc::new(listener);
         self.spawn("admin", move || {
-            admin::serve(listener.clone(), access.clone(), admin.clone(), stop.clone())
+            let (listener, access, admin) = (listener.clone(), access.clone(), admin.clone());
+            let ([one, other], either) = (ends.clone(), Shutdown::new());
+            async move {
+                let ends = async {
+                    tokio::select! {
+                        () = one.begun() => {}
+                        () = other.begun() => {}
+                    }
+                    either.begin();
+                };
+                tokio::join!(admin::serve(listener, access, admin, either.clone()), ends);
+            }
+        });
+    }
+
+    /// Begins `alone` once the process whose place this one has taken has ended.
+    fn outlive(&mut self, inherited: Inherited, alone: Shutdown, stop: Shutdown) {
+        let inherited = Arc::new(inherited);
+        self.spawn("predecessor", move || {
+            let (inherited, alone, stop) = (inherited.clone(), alone.clone(), stop.clone());
+            async move {
+                tokio::select! {
+                    _ = inherited.ended() => alone.begin(),
+                    () = stop.begun() => {}
+                }
+            }
+        });
+    }
+
+    fn hand_over(&mut self, place: UnixSocket, predecessor: Predecessor, stop: Shutdown) {
+        // Locked for a whole run, as the transitions above.
+        let (place, predecessor) = (Arc::new(Mutex::new(Some(place))), Arc::new(predecessor));
+        self.spawn("handover", move || {
+            let (place, predecessor, stop) = (place.clone(), predecessor.clone(), stop.clone());
+            async move { handover::serve(&mut *place.lock().await, &predecessor, stop).await }
         });
     }
 

@@ -45,7 +45,7 @@ use arc_swap::{ArcSwap, Guard};
 use gateway_proto::{Locality, ServiceName, route::Route};
 use tokio::sync::mpsc;
 
-pub use crate::routing::{LATENCY_BUCKETS, Refused};
+pub use crate::routing::Refused;
 pub use changes::Seen;
 pub use checks::{CheckChange, Standing};
 pub use concurrency::{Refusal, Waiting};

@@ -105,8 +105,6 @@ pub struct Explanation {
     forced_open: i32,
     /// That hold it, and whose breaker nobody here can see.
     holding_unseen: i32,
-    /// Failing all the same asked, and why their breakers did not open.
-    withheld: Option<v1::Withheld>,
     forced_closed: i32,
     /// The worst of those that fail: it speaks for all.
     speaker: Option<v1::NodeExplanation>,
@@ -128,7 +126,6 @@ impl Explanation {
             untold: Vec::new(),
             forced_open: 0,
             holding_unseen: 0,
-            withheld: None,
             forced_closed: 0,
             speaker: None,
             causes: causes::Causes::default(),
@@ -222,10 +219,6 @@ impl Explanation {
             v1::Evidence::Fails => {
                 counts.failing += 1;
                 name(&mut self.failing, node);
-                let withheld = node.breaker.as_ref().and_then(|row| row.last_withheld_trip.as_ref());
-                if state == Some(v1::BreakerState::Closed) {
-                    self.withheld = withheld.map(v1::Trip::withheld).or(self.withheld);
-                }
             }
             v1::Evidence::Works => {
                 counts.working += 1;

@@ -15,6 +15,7 @@ mod fuzz;
 mod hazard;
 mod invalid;
 pub mod json;
+pub mod latency;
 mod lease_id;
 mod left;
 mod name;

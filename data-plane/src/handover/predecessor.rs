@@ -17,6 +17,7 @@ use tokio::{
     sync::Semaphore,
     time::{sleep, timeout},
 };
+use tokio_util::task::TaskTracker;
 
 use super::{
     Message, PROTOCOL, SocketKind,
@@ -49,39 +50,51 @@ pub(crate) struct Predecessor {
     pub(crate) patience: Duration,
 }
 
-/// Hands over at `place` until `shutdown` begins; the conversation that ended in a handover goes on until `stop`, for its end
-/// tells the successor that this process is gone.
-pub(crate) async fn serve(place: UnixSocket, predecessor: Predecessor, stop: Shutdown) {
-    let predecessor = Arc::new(predecessor);
-    let places = Arc::new(Semaphore::new(MAX_CONVERSATIONS));
-    let accepting = async {
-        loop {
-            let Ok(permit) = Arc::clone(&places).acquire_owned().await else { return };
-            match place.accept().await {
-                Ok(stream) => {
-                    let (predecessor, stop) = (Arc::clone(&predecessor), stop.clone());
-                    tokio::spawn(async move {
-                        tokio::select! {
-                            () = converse(&predecessor, stream) => {}
-                            () = stop.begun() => {}
-                        }
-                        drop(permit);
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a successor");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            }
+/// Hands over at `place`, of which nothing is left then, until the process's shutdown begins. The conversation that ended in a
+/// handover goes on until `stop`, for its end tells the successor that this process is gone; until then this goes on, too.
+pub(crate) async fn serve(place: &mut Option<UnixSocket>, predecessor: &Arc<Predecessor>, stop: Shutdown) {
+    let conversations = TaskTracker::new();
+    if let Some(place) = place {
+        tokio::select! {
+            () = accept(place, predecessor, &conversations, &stop) => {}
+            () = predecessor.shutdown.begun() => {}
         }
-    };
-    tokio::select! {
-        () = accepting => {}
-        () = predecessor.shutdown.begun() => {}
     }
     predecessor.sockets.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    if predecessor.handed_over.has_begun() {
+    if let Some(place) = place.take()
+        && predecessor.handed_over.has_begun()
+    {
         place.leave();
+    }
+    conversations.close();
+    conversations.wait().await;
+}
+
+async fn accept(
+    place: &UnixSocket,
+    predecessor: &Arc<Predecessor>,
+    conversations: &TaskTracker,
+    stop: &Shutdown,
+) {
+    let places = Arc::new(Semaphore::new(MAX_CONVERSATIONS));
+    loop {
+        let Ok(permit) = Arc::clone(&places).acquire_owned().await else { return };
+        match place.accept().await {
+            Ok(stream) => {
+                let (predecessor, stop) = (Arc::clone(predecessor), stop.clone());
+                conversations.spawn(async move {
+                    tokio::select! {
+                        () = converse(&predecessor, stream) => {}
+                        () = stop.begun() => {}
+                    }
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a successor");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
     }
 }
 
@@ -226,9 +239,9 @@ mod tests {
     use super::*;
     use crate::handover::{Claim, inherit};
 
-    /// Serves at this path, with one socket to hand over, whose address it yields.
-    fn serving(path: &Path, shutdown: &Shutdown) -> (JoinHandle<()>, std::net::SocketAddr) {
-        let place = Claim::new(path).unwrap().publish().unwrap();
+    /// Serves at this path until `stop`, with one socket to hand over, whose address it yields.
+    fn serving(path: &Path, shutdown: &Shutdown, stop: &Shutdown) -> (JoinHandle<()>, std::net::SocketAddr) {
+        let mut place = Some(Claim::new(path).unwrap().publish().unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let predecessor = Predecessor {
@@ -240,7 +253,8 @@ mod tests {
             successor: AtomicU32::new(0),
             patience: PATIENCE_OF_TESTS,
         };
-        (tokio::spawn(serve(place, predecessor, Shutdown::new())), address)
+        let (predecessor, stop) = (Arc::new(predecessor), stop.clone());
+        (tokio::spawn(async move { serve(&mut place, &predecessor, stop).await }), address)
     }
 
     /// Longer than a successor takes that says at once that it serves, shorter than anybody wants to wait.
@@ -250,7 +264,8 @@ mod tests {
     async fn a_successor_that_stands_still_is_waited_for_for_a_while_and_hears_that_it_is_not_any_more() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("handover");
-        let (ended, _) = serving(&path, &Shutdown::new());
+        let stop = Shutdown::new();
+        let (ended, _) = serving(&path, &Shutdown::new(), &stop);
         let mut still = inherit(&path, "2").await.unwrap().unwrap();
         let refused = inherit(&path, "3").await.unwrap_err().to_string();
         assert!(refused.contains("taking over already"), "{refused}");
@@ -260,6 +275,7 @@ mod tests {
         let mut next = inherit(&path, "3").await.unwrap().unwrap();
         assert!(still.serving().await.is_err());
         next.serving().await.unwrap();
+        stop.begin();
         ended.await.unwrap();
     }
 
@@ -269,13 +285,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("handover");
         let shutdown = Shutdown::new();
-        let (ended, _) = serving(&path, &shutdown);
+        let (ended, _) = serving(&path, &shutdown, &Shutdown::new());
         shutdown.begin();
         ended.await.unwrap();
         assert!(!path.exists());
 
-        let (ended, _) = serving(&path, &Shutdown::new());
+        let stop = Shutdown::new();
+        let (ended, _) = serving(&path, &Shutdown::new(), &stop);
         inherit(&path, "2").await.unwrap().unwrap().serving().await.unwrap();
+        stop.begin();
         ended.await.unwrap();
         assert!(path.exists());
         assert!(inherit(&path, "3").await.unwrap().is_none(), "nobody listens there");
@@ -285,9 +303,11 @@ mod tests {
     async fn clients_are_refused_where_the_successor_does_not_listen_as_soon_as_it_serves() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("handover");
-        let (ended, address) = serving(&path, &Shutdown::new());
+        let stop = Shutdown::new();
+        let (ended, address) = serving(&path, &Shutdown::new(), &stop);
         let mut successor = inherit(&path, "2").await.unwrap().unwrap();
         successor.serving().await.unwrap();
+        stop.begin();
         ended.await.unwrap();
         let refused = TcpStream::connect(address).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);

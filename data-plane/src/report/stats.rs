@@ -6,10 +6,10 @@
 
 use std::collections::HashMap;
 
-use gateway_proto::{ReplicaId, ReplicaKey, ServiceName, v1};
+use gateway_proto::{ReplicaId, ReplicaKey, ServiceName, latency::LATENCY_BUCKETS, v1};
 
 use super::rows::count;
-use crate::table::{Buckets, LATENCY_BUCKETS, Replica, Service, Services, Traffic};
+use crate::table::{Buckets, Replica, Service, Services, Traffic};
 
 /// Remembers what was counted up to the last interval, of what was ever busy.
 #[derive(Debug, Default)]

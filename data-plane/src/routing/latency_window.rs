@@ -11,11 +11,9 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    Tick,
-    buckets::{LATENCY_BUCKETS, bucket_of, middle_of},
-    tick::whole_nanos,
-};
+use gateway_proto::latency::{LATENCY_BUCKETS, bucket_of, middle_of};
+
+use super::{Tick, tick::whole_nanos};
 
 const SLOTS: u64 = 5;
 

@@ -150,6 +150,24 @@ async fn a_static_list_is_routed_and_everything_is_shown() {
 }
 
 #[tokio::test]
+async fn whoever_hands_over_and_whoever_waits_for_the_process_before_are_supervised_as_other_tasks_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, socket) = (static_file(directory.path(), replica().await), directory.path().join("handover"));
+    let flags = ["--static", &file, "--handover-socket", socket.to_str().unwrap()];
+    let (first, stops_first) = begin(&flags).await;
+    let (second, stops_second) = begin(&flags).await;
+    // The first has handed over, and ends by itself.
+    first.finished().await.unwrap();
+    assert!(stops_first.has_begun());
+    let (_, text) = get(second.admin_listen(), "/metrics").await;
+    for task in ["handover", "predecessor"] {
+        let line = format!("gateway_panics_total{{task=\"{task}\"}} 0");
+        assert!(text.lines().any(|shown| shown == line), "{line}\n\n{text}");
+    }
+    end(second, &stops_second).await;
+}
+
+#[tokio::test]
 async fn metrics_show_requests_and_every_state_even_at_zero() {
     let directory = tempfile::tempdir().unwrap();
     let (running, shutdown) = begin(&["--static", &static_file(directory.path(), replica().await)]).await;

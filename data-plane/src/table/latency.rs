@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use crate::routing::{LATENCY_BUCKETS, bucket_of};
+use gateway_proto::latency::{LATENCY_BUCKETS, bucket_of};
 
 /// Counts by bucket. They run over at 2^32; differences of less than that are exact.
 pub type Buckets = [u32; LATENCY_BUCKETS];

@@ -16,7 +16,7 @@ use std::{
 
 use gateway_proto::{ReplicaId, v1};
 
-use super::{Replica, Service};
+use super::{History, Replica, Service, Trip};
 use crate::routing::{Past, State, Tick};
 
 /// For so long the breakers of replicas are remembered that have left.
@@ -94,6 +94,10 @@ pub(super) struct Pasts(BTreeMap<ReplicaId, (Remembered, Tick)>);
 #[derive(Debug)]
 pub(super) struct Remembered {
     pub(super) breaker: Past,
+    /// How that had opened last.
+    pub(super) trip: Option<Trip>,
+    /// Since when it was out, if it was.
+    pub(super) out_since: Option<Tick>,
     /// The order to reset that it obeyed last.
     pub(super) reset: Option<Arc<v1::OverrideEntry>>,
 }
@@ -103,7 +107,8 @@ impl Pasts {
     pub(super) fn keep(&mut self, replica: &Replica, now: Tick) {
         let Some(past) = replica.breaker().past() else { return };
         self.0.retain(|_, (_, until)| now < *until);
-        let remembered = Remembered { breaker: past, reset: replica.last_reset() };
+        let History { trip, out_since, .. } = replica.history();
+        let remembered = Remembered { breaker: past, trip, out_since, reset: replica.last_reset() };
         self.0.insert(replica.key().replica.clone(), (remembered, now.plus(REMEMBERED)));
         if self.0.len() > CAPACITY {
             let oldest = self.0.iter().min_by_key(|(_, (_, until))| *until).map(|(id, _)| id.clone());

@@ -155,17 +155,17 @@ impl Replica {
             let order = spec.reset.as_ref();
             order.is_some_and(|order| obeyed.as_ref().is_none_or(|last| is_newer(order, last)))
         };
-        let breaker = match past.filter(|past| !is_reset(&past.reset)) {
-            Some(past) => new.following(past.breaker, now),
-            None => new,
+        let (breaker, trip, out_since) = match past.filter(|past| !is_reset(&past.reset)) {
+            Some(past) => (new.following(past.breaker, now), past.trip, past.out_since),
+            None => (new, None, None),
         };
         // What an order of before could reset is not there any more.
         let reset = spec.reset.clone();
         let before = ReplicaCounters::default();
         let memory = Memory {
             changed_at: now,
-            out_since: (!breaker.state().lets_all_through()).then_some(now),
-            trip: None,
+            out_since,
+            trip,
             failed_probe: None,
             withheld: None,
             before,

@@ -312,6 +312,38 @@ async fn an_answer_that_was_asked_for_before_its_resource_changed_is_nobodys_las
 }
 
 #[tokio::test]
+async fn what_the_service_that_stands_in_has_changed_is_no_last_good_answer_of_either() {
+    let good = |number: usize, answer: &'static str| match number {
+        0 => Act::Send(format!("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n{answer}")),
+        _ => respond(503, "broken"),
+    };
+    let replica = Replica::start(move |number, _| good(number, "mine")).await;
+    let cache = Replica::start(move |number, request| match request.starts_with("DELETE ") {
+        true => Act::Send("HTTP/1.1 204 No Content\r\n\r\n".into()),
+        false => good(number, "copy"),
+    })
+    .await;
+    let mut policy = stale_answers();
+    policy.fallback.service = "orders-cache".parse().expect("it is valid");
+    let gateway = Gateway::start(&[replica.address], policy).await;
+    stands_in(&gateway, &cache, stale_answers());
+    for (path, answer) in [("/orders/1", "mine"), ("/orders-cache/1", "copy")] {
+        assert_eq!(body(&gateway.get(path).await), answer);
+    }
+    // By its key, it may be asked of another although the replica has seen it.
+    let request = "DELETE /orders/1 HTTP/1.1\r\nhost: gw\r\nidempotency-key: 7\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    let changed = gateway.send(request).await;
+    assert_eq!(
+        (status(&changed), field(&changed, "x-gw-fallback").as_deref()),
+        (204, Some("service orders-cache"))
+    );
+    for path in ["/orders/1", "/orders-cache/1"] {
+        let last = gateway.get(path).await;
+        assert_eq!(status(&last), 503, "{path}: {last}");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_in_chunks_is_kept_and_one_that_broke_off_or_has_trailers_is_not() {
     for (answer, is_kept) in [
         ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\ngood!\r\n0\r\n\r\n", true),

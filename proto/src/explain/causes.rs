@@ -298,6 +298,9 @@ fn next_step(all: &Explanation, cause: &Cause) -> NextStep {
             step(format!("gwctl release-guard {service}"), "let go of what is gone for good")
         }
         Layer::HealthCheck => setting("what is checked, and whether it should be"),
+        Layer::FailOpen if !standing::fails_open(&all.facts) => {
+            setting("what is checked, for nobody passes it")
+        }
         Layer::ConcurrencyLimit => setting("the limit, and where it is from"),
         Layer::Backlog => {
             step(format!("gwctl drain {key}"), "keep all new requests away while it is looked at")

@@ -3,7 +3,9 @@
 use super::{
     Explanation,
     span::{ago, data_planes, left, listed, said},
-    standing::{Registered, Waiting, enough_outcomes, reason, since as since_when, withheld_by},
+    standing::{
+        Registered, Waiting, although_it_fails, enough_outcomes, reason, since as since_when, why_regardless,
+    },
 };
 use crate::v1::{self, Conclusion, ReplicaVerdict as Verdict};
 
@@ -133,11 +135,11 @@ fn asked(all: &Explanation) -> (Conclusion, String) {
         asking => format!("on {asking} data planes"),
     };
     let begins = format!("takes requests {place}");
-    let reason = || all.speaker.as_ref().and_then(|node| node.breaker.as_ref()).map(reason);
+    let worst = all.speaker.as_ref().and_then(|node| node.breaker.as_ref());
     let regardless = all.worst_asks_regardless();
     if regardless {
-        let why = "it should be out, and so few of its tier are left that it is asked all the same";
-        return (Conclusion::Policy, format!("{begins}: {why} ({})", reason().unwrap_or_default()));
+        let (should, why) = (worst.map(reason).unwrap_or_default(), why_regardless(&all.facts));
+        return (Conclusion::Policy, format!("{begins}, although it should be out ({should}): {why}"));
     }
     if all.forced_closed > 0 {
         let entry = all.concerning().find(|entry| entry.kind() == v1::OverrideKind::BreakerClosed);
@@ -154,9 +156,9 @@ fn asked(all: &Explanation) -> (Conclusion, String) {
         return (Conclusion::Operator, format!("{begins}: forced closed{terms}{seen}"));
     }
     if counts.failing > 0 {
-        let withheld = all.withheld.map_or("and its breaker has not opened yet", withheld_by);
         let who = verb(listed(&all.failing, counts.failing), counts.failing, "sees", "see");
-        return (Conclusion::Policy, format!("{begins}, although {who} it fail, {withheld}"));
+        let why = worst.map_or("", |row| although_it_fails(&all.facts, row));
+        return (Conclusion::Policy, format!("{begins}, although {who} it fail, {why}"));
     }
     if counts.holding > 0 {
         let gone = all.facts.removed.as_ref().map(|removed| removal(all, removed));

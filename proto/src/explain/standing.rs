@@ -163,15 +163,20 @@ fn fails_checks(row: &v1::Breaker) -> bool {
 /// Whether requests to this very registration opened its breaker, in the outage that it is in. Otherwise it has still to
 /// show how it is.
 pub(super) fn has_tripped(row: &v1::Breaker) -> bool {
-    let Some(trip) = &row.last_trip else { return false };
-    let is_of_outage = row.out_time.is_none_or(|out| {
-        trip.trip_time.is_some_and(|at| (at.seconds, at.nanos) >= (out.seconds, out.nanos))
-    });
-    is_of_outage && !is_of_predecessor(row)
+    let is_of_predecessor = row
+        .last_trip
+        .as_ref()
+        .is_some_and(|trip| trip.incarnation != 0 && trip.incarnation < row.incarnation);
+    has_tripped_in_outage(row) && !is_of_predecessor
 }
 
-fn is_of_predecessor(row: &v1::Breaker) -> bool {
-    row.last_trip.as_ref().is_none_or(|trip| trip.incarnation != 0 && trip.incarnation < row.incarnation)
+/// Whether requests, to this registration or to its predecessor, opened its breaker in the outage that it is in.
+fn has_tripped_in_outage(row: &v1::Breaker) -> bool {
+    row.last_trip.as_ref().is_some_and(|trip| {
+        row.out_time.is_none_or(|out| {
+            trip.trip_time.is_some_and(|at| (at.seconds, at.nanos) >= (out.seconds, out.nanos))
+        })
+    })
 }
 
 /// Why it is out, or asked although it should be: by its breaker, or by its checks.
@@ -179,10 +184,9 @@ pub(super) fn reason(row: &v1::Breaker) -> String {
     use v1::BreakerState as State;
     let is_open = !matches!(row.state(), State::Closed | State::ForcedClosed);
     if matches!(row.state(), State::Open | State::HalfOpen) && !has_tripped(row) {
-        let before = match row.state() {
-            State::HalfOpen if row.last_trip.is_none() || !is_of_predecessor(row) => "it was forced open",
-            _ => "its predecessor failed",
-        };
+        // What an operator hands back is half-open, and has not opened by its rules since.
+        let was_forced = row.state() == State::HalfOpen && !has_tripped_in_outage(row);
+        let before = if was_forced { "it was forced open" } else { "its predecessor failed" };
         return format!("{before}, and probes have still to show how it is");
     }
     match &row.health_check {
@@ -253,7 +257,7 @@ fn sentences(facts: &Facts, node: &v1::NodeExplanation) -> (String, String) {
             (format!("half-open: {}", reason_and_probe(now, &row)), until_closed(facts, &row))
         }
         Standing::AsksRegardless => (
-            format!("asked although it should be out ({}): too few of its tier are left", reason(&row)),
+            format!("asked although it should be out ({}): {}", reason(&row), why_regardless(facts)),
             until_closed(facts, &row),
         ),
         Standing::CheckedOut => checked(now, &row),
@@ -328,21 +332,40 @@ fn asks(facts: &Facts, row: &v1::Breaker) -> String {
     }
     let withheld = row.last_withheld_trip.as_ref().filter(|_| was_withheld(facts, row));
     match withheld {
-        Some(trip) => format!("would be open ({}), {}", trip.reason, withheld_by(trip.withheld())),
+        Some(trip) => format!("would be open ({}), {}", trip.reason, although_it_fails(facts, row)),
         None if fails_checks(row) => {
-            format!("closed, {failed} of {total} failed in the window; {}", reason(row))
+            let although = although_it_fails(facts, row);
+            format!("closed, {failed} of {total} failed in the window; {}, {although}", reason(row))
         }
         None if total == 0 => "closed, no outcome in the window".into(),
         None => format!("closed, {failed} of {total} failed in the window"),
     }
 }
 
-pub(super) fn withheld_by(withheld: v1::Withheld) -> &'static str {
-    match withheld {
-        v1::Withheld::ObserveOnly => "and the policy only observes",
-        v1::Withheld::MaxOpenRatio => "and as many are open as max_open_ratio allows",
-        v1::Withheld::Unspecified => "and did not open",
+/// Why one that fails gets requests as any other does.
+pub(super) fn although_it_fails(facts: &Facts, row: &v1::Breaker) -> &'static str {
+    match row.last_withheld_trip.as_ref().filter(|_| was_withheld(facts, row)).map(v1::Trip::withheld) {
+        Some(v1::Withheld::ObserveOnly) => "and the policy only observes",
+        Some(v1::Withheld::MaxOpenRatio) => "and as many are open as max_open_ratio allows",
+        Some(v1::Withheld::Unspecified) => "and did not open",
+        // Without that setting, checks that fail keep it out, or it is asked regardless.
+        None if fails_checks(row) => "and health_check.observe_only has checks keep nobody out",
+        None => "and its breaker has not opened yet",
     }
+}
+
+/// Why one that should be out is asked.
+pub(super) fn why_regardless(facts: &Facts) -> &'static str {
+    match fails_open(facts) {
+        true => "too few of its tier are left",
+        false => "nobody passes the active checks, so they are not heeded",
+    }
+}
+
+/// Whether the policy has those asked that should be out when too few are left. If not, only those are that would fail their
+/// checks and nobody else.
+pub(super) fn fails_open(facts: &Facts) -> bool {
+    facts.policy.fail_open_threshold > 0.0
 }
 
 /// `the probe that is due in 0.8s succeeds, and 1 more; if it fails, it rests for up to 4.8s`.

@@ -121,6 +121,19 @@ fn checked(state: v1::HealthCheckState) -> v1::Breaker {
     v1::Breaker { health_check: Some(check), ..row(State::Closed) }
 }
 
+/// A row of one that is asked although they fail: because nobody passes them, or because they only tell.
+fn asked_though_checks_fail(asked_regardless: bool) -> v1::Breaker {
+    let mut row = v1::Breaker { asked_regardless, ..checked(v1::HealthCheckState::Failing) };
+    row.health_check.as_mut().unwrap().keeps_out = false;
+    row
+}
+
+/// Facts of a service of which those are asked that should be out, where too few others are left.
+fn fails_open() -> Facts {
+    let policy = policy::Breaker { fail_open_threshold: 0.5, ..policy::Breaker::default() };
+    Facts { policy, ..facts() }
+}
+
 /// Facts, words, and what must follow.
 type Case = (Facts, Vec<Word>, Verdict, Conclusion, &'static str);
 
@@ -208,8 +221,14 @@ fn table() -> Vec<Case> {
          Verdict::TakesRequests, Conclusion::Policy, "takes requests on 1 data plane, although dp-1 sees it fail, and the policy only observes"),
         (facts(), vec![word("dp-1", withheld(v1::Withheld::MaxOpenRatio))],
          Verdict::TakesRequests, Conclusion::Policy, "takes requests on 1 data plane, although dp-1 sees it fail, and as many are open as max_open_ratio allows"),
-        (facts(), vec![word("dp-1", v1::Breaker { asked_regardless: true, ..open() })],
-         Verdict::TakesRequests, Conclusion::Policy, "takes requests on 1 data plane: it should be out, and so few of its tier are left that it is asked all the same (consecutive_failures 5 >= 5: connect refused)"),
+        (fails_open(), vec![word("dp-1", v1::Breaker { asked_regardless: true, ..open() })],
+         Verdict::TakesRequests, Conclusion::Policy, "takes requests on 1 data plane, although it should be out (consecutive_failures 5 >= 5: connect refused): too few of its tier are left"),
+        (facts(), vec![word("dp-1", asked_though_checks_fail(true))],
+         Verdict::TakesRequests, Conclusion::Policy, "takes requests on 1 data plane, although it should be out (active checks fail: connect refused): nobody passes the active checks, so they are not heeded"),
+        (facts(), vec![word("dp-1", asked_though_checks_fail(false))],
+         Verdict::TakesRequests, Conclusion::Policy, "takes requests on 1 data plane, although dp-1 sees it fail, and health_check.observe_only has checks keep nobody out"),
+        (facts(), vec![word("dp-1", closed(4, 4)), word("dp-2", v1::Breaker { consecutive_failure_count: 5, ..closed(5, 5) })],
+         Verdict::TakesRequests, Conclusion::Policy, "takes requests on 2 data planes, although dp-2 sees it fail, and its breaker has not opened yet"),
         // Its lease.
         (with(|replica| replica.health = Health::Lost.into()), vec![word("dp-1", closed(5, 0))],
          Verdict::TakesRequests, Conclusion::Lease, "takes requests on 1 data plane: its lease lapsed together with many others, so the guard holds it as LOST and breakers decide"),
@@ -286,7 +305,10 @@ fn what_an_operator_hands_back_is_not_said_to_fail() {
     let released = v1::Breaker { out_time: at(990.0), ..row(State::HalfOpen) };
     // Before it was forced, it had opened once, and closed again.
     let long_ago = v1::Trip { trip_time: at(500.0), incarnation: 3, ..Default::default() };
-    for row in [v1::Breaker { last_trip: Some(long_ago), ..released.clone() }, released] {
+    // Or its predecessor's had.
+    let of_predecessor = v1::Trip { incarnation: 2, ..long_ago.clone() };
+    let opened_before = |trip| v1::Breaker { last_trip: Some(trip), ..released.clone() };
+    for row in [opened_before(long_ago), opened_before(of_predecessor), released.clone()] {
         let told = explain(facts(), [word("dp-1", row.clone()), word("dp-2", row)]);
         assert_eq!((told.verdict(), told.conclusion()), (Verdict::Out, Conclusion::Undecided));
         assert_eq!(
@@ -313,6 +335,15 @@ fn a_new_registration_is_not_condemned_by_what_its_predecessor_did() {
             "its predecessor failed, and probes have still to show how it is; the next request is a probe";
         assert!(told.summary.ends_with(expected), "{}", told.summary);
     }
+}
+
+#[test]
+fn one_that_came_back_is_not_said_to_have_been_forced_open_while_it_is_probed() {
+    let of_outage = v1::Trip { trip_time: at(980.0), incarnation: 2, ..Default::default() };
+    let probed = v1::Breaker { last_trip: Some(of_outage), out_time: at(980.0), ..row(State::HalfOpen) };
+    let summary = explain(facts(), [word("dp-1", probed)]).summary;
+    let expected = "since 20s: its predecessor failed, and probes have still to show how it is";
+    assert!(summary.ends_with(expected), "{summary}");
 }
 
 #[test]

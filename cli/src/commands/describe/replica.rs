@@ -428,7 +428,7 @@ Health checks
             "Address       10.0.0.13:8080   weight 100   priority 1",
             "Health        LOST for 16s: 9 of 10 leases lapsed together; it reported itself healthy before",
             "Mode          DRAINING for 20s by ana, what is in flight is cut in 27s: \"kernel update\"",
-            "Observed      3 of 50 in flight (7 of the service's wait), 1204 attempts, 44 failed, breaker not closed on 1 of 2 data planes",
+            "Observed      3 of 50 in flight (7 of the service's wait), 1204 attempts since data planes started, 44 failed, breaker not closed on 1 of 2 data planes",
             "Override      orders/r-c0fe: breaker OPEN (ana, 11m left: \"bad deploy\")",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line}\n\n{text}");

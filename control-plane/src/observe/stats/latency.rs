@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-/// The contract's number of buckets: bucket `i` holds `[2^(i/4), 2^((i+1)/4))` microseconds.
-const BUCKETS: usize = 120;
+use gateway_proto::latency::{LATENCY_BUCKETS, middle_of};
 
 /// How many latencies fell into each bucket. Trailing zeros are left out.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -14,8 +13,10 @@ pub struct Latencies {
 impl Latencies {
     /// Reads the wire's counts: those below zero count for nothing, those behind the last bucket do not exist.
     pub(super) fn from_wire(counts: &[i64]) -> Self {
-        let counts =
-            counts.iter().take(BUCKETS).map(|count| u32::try_from((*count).max(0)).unwrap_or(u32::MAX));
+        let counts = counts
+            .iter()
+            .take(LATENCY_BUCKETS)
+            .map(|count| u32::try_from((*count).max(0)).unwrap_or(u32::MAX));
         Self { counts: counts.collect() }
     }
 
@@ -60,7 +61,6 @@ impl Latencies {
             below += in_bucket(*bucket);
             below >= rank
         })?;
-        let bucket = u32::try_from(bucket).expect("there are 120 buckets");
-        Some(Duration::from_secs_f64(2_f64.powf((f64::from(bucket) + 0.5) / 4.0) / 1e6))
+        Some(middle_of(bucket))
     }
 }

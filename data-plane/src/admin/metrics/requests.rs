@@ -65,7 +65,7 @@ fn encode_requests(services: &Services, grain: &Grain, out: &mut Families<'_>) -
     }
     out.counters(
         "gateway_requests",
-        "Requests answered, by who answered, and those that their clients gave up before",
+        "Requests answered, by who answered, and those that their clients gave up before; the gateway's own answers to calls of gRPC by the status they stand for",
         ["service", "code_class", "outcome"],
         requests,
     )?;
@@ -231,7 +231,7 @@ fn encode_fallbacks(services: &Services, out: &mut Families<'_>) -> fmt::Result 
     });
     out.counters(
         "gateway_fallbacks",
-        "Requests that another service, or the policy's own answer, was the answer to in place of a failure",
+        "Requests that another service, the last good answer, or the policy's own, was the answer to in place of a failure",
         ["service", "kind"],
         counts,
     )

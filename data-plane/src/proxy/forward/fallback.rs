@@ -46,14 +46,12 @@ impl Journey<'_> {
         if self.call.is_some() {
             return;
         }
-        let (stale, now) = (self.worker.stale(), self.worker.now());
         if !Methods::SAFE.has(self.head.method.as_str()) {
-            if stale::withdraws(head.status, true) {
-                stale.borrow().withdraw(stale::resource(self.service.id(), &self.head), now);
-            }
+            self.withdraw_changed(head);
             return;
         }
         let Some(asked) = self.stale_asked() else { return };
+        let (stale, now) = (self.worker.stale(), self.worker.now());
         let mut body = body.borrow_mut();
         let length = body.size_hint().exact();
         if !body.ends_by_close()
@@ -66,6 +64,14 @@ impl Journey<'_> {
         let says_no = head.status != StatusCode::OK || stale::forbids(&head.fields);
         if asked.is_anybodys && says_no && stale::withdraws(head.status, false) {
             stale.borrow().withdraw(asked.key.resource, now);
+        }
+    }
+
+    /// Has nobody given any more what its service has kept of a resource that this request, as this answer says, has changed.
+    fn withdraw_changed(&self, head: &ResponseHead) {
+        if !Methods::SAFE.has(self.head.method.as_str()) && stale::withdraws(head.status, true) {
+            let resource = stale::resource(self.service.id(), &self.head);
+            self.worker.stale().borrow().withdraw(resource, self.worker.now());
         }
     }
 
@@ -85,6 +91,8 @@ impl Journey<'_> {
             if let Ok(mut answer) = answer
                 && !self.is_failure_of(&answer, &fallback)
             {
+                // Whoever carried it out, what was kept before is not so any more.
+                self.withdraw_changed(&answer.head);
                 self.mark(
                     &mut answer.head.fields,
                     &ending,
@@ -177,6 +185,9 @@ impl Journey<'_> {
         let (status, outcome) = self.told_as(&answer);
         self.count_retries(before, &answer);
         self.service.answered(status, outcome);
+        if let Ok(answer) = &answer {
+            self.withdraw_changed(&answer.head);
+        }
         let stand_in = mem::replace(&mut self.service, primary);
         if let Ok(Answer { body: ResponseBody::Replica(body), .. }) = &answer {
             body.borrow_mut().keep_beside(stand_in);

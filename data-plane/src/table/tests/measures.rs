@@ -97,3 +97,22 @@ fn of_a_new_registration_is_told_how_its_own_probe_failed_and_not_what_opened_it
         (7, Some(Rule::ProbeFailed), true)
     );
 }
+
+#[test]
+fn of_a_replica_that_left_and_is_back_is_told_what_had_opened_its_breaker_and_since_when() {
+    let (table, service, _) = table_of(&["a", "b"]);
+    trip(&service, START, "a");
+    let before = service.replicas()[0].history();
+    table.apply(&[orders([replica("b")])], &[], after(1));
+    let anew = ReplicaSpec { incarnation: 7, ..replica("a") };
+    table.apply(&[orders([anew, replica("b")])], &[], after(2));
+    let told = |now| {
+        let History { trip, out_since, .. } = service.replicas()[0].history();
+        (state_of(&service, now, "a"), trip.map(|trip| (trip.at, trip.incarnation)), out_since)
+    };
+    let opened = before.trip.map(|trip| (trip.at, trip.incarnation));
+    assert!(opened.is_some_and(|(_, incarnation)| incarnation < 7));
+    assert_eq!(told(after(2)), (State::Open, opened, before.out_since));
+    assert_eq!(ask(&service, after(3), Outcome::Success), "a");
+    assert_eq!(told(after(3)), (State::HalfOpen, opened, before.out_since));
+}

@@ -48,7 +48,7 @@ fn every_layer_tells_its_summary_what_ends_it_and_a_command() {
          Layer::Override, "forced open by ana: bad deploy", "the override ends in 15m", "gwctl end-override breaker/orders/a"),
         (facts(), one(open()),
          Layer::Breaker, "consecutive_failures 5 >= 5: connect refused", "the probe that is due in 3.2s succeeds, and 1 more; if it fails, it rests for up to 4.8s", "gwctl breaker reset orders/a"),
-        (facts(), one(regardless),
+        (fails_open(), one(regardless),
          Layer::FailOpen, "consecutive_failures 5 >= 5: connect refused", "the probe that is due in 3.2s succeeds, and 1 more; if it fails, it rests for up to 4.8s", "gwctl policy get orders --resolved"),
         (facts(), one(checked(v1::HealthCheckState::Failing)),
          Layer::HealthCheck, "active checks fail: connect refused, 3 in a row", "its active checks pass; the next is in 2.0s", "gwctl policy get orders --resolved"),
@@ -78,6 +78,17 @@ fn every_layer_tells_its_summary_what_ends_it_and_a_command() {
         );
         assert!(!step.purpose.is_empty() && cause.effect() != Effect::Unspecified, "{layer:?}");
     }
+}
+
+#[test]
+fn who_is_asked_because_nobody_passes_checks_is_not_sent_to_the_threshold_of_failing_open() {
+    let purpose = |facts: Facts| {
+        let cause = explain(facts, [word("dp-1", asked_though_checks_fail(true))]).causes.remove(0);
+        assert_eq!((cause.layer(), cause.effect()), (Layer::FailOpen, Effect::KeepsIn));
+        cause.next_step.unwrap().purpose
+    };
+    assert_eq!(purpose(facts()), "what is checked, for nobody passes it");
+    assert_eq!(purpose(fails_open()), "from when on that is so, see breaker.fail_open_threshold");
 }
 
 #[test]

@@ -143,8 +143,10 @@ fn seen(observed: &ObservedHealth) -> String {
         0 => String::new(),
         count => format!(" ({count} of the service's wait)"),
     };
-    let counts =
-        format!("{inflight_count}{of} in flight{waiting}, {attempt_count} attempts, {failure_count} failed");
+    // Those of data planes that are gone are in the last minute, and not among these.
+    let counts = format!(
+        "{inflight_count}{of} in flight{waiting}, {attempt_count} attempts since data planes started, {failure_count} failed"
+    );
     let counts = match (observed.minute_attempt_count, observed.minute_failure_count) {
         (0, 0) => counts,
         (attempts, failures) => format!("{counts} (last minute {attempts}, {failures} failed)"),

@@ -1,4 +1,4 @@
-//! Latencies by the size of their logarithm: four buckets for each doubling.
+//! Latencies by the size of their logarithm: four buckets for each doubling. Data planes count in them, and control planes read them.
 
 use std::time::Duration;
 

@@ -87,14 +87,15 @@ impl Caller {
         }
     }
 
-    /// Whether he has a permission.
+    /// Whether he has a permission. What is open to strangers is open to whoever is known and was granted nothing.
     pub(crate) fn has(&self, permission: Permission) -> bool {
         let ip = self.from.map(Whence::ip);
-        match &self.who {
+        let is_granted = || match &self.who {
             Who::Anybody => true,
             Who::Known(known) => known.identity.has(permission, ip),
-            Who::Nobody(_) => permission == Permission::Open,
-        }
+            Who::Nobody(_) => false,
+        };
+        permission == Permission::Open || is_granted()
     }
 
     /// Lets him do what takes a permission; `what` names it.
@@ -557,6 +558,19 @@ mod tests {
             assert_eq!(may(role, "payments"), [Role::Reader, Role::Operator].contains(&role), "{role:?}");
         }
         assert!(Caller::anybody(None).admit_look(&ServiceName::parse("orders").unwrap()).is_ok());
+    }
+
+    #[test]
+    fn what_is_open_to_all_is_open_to_who_was_granted_nothing_or_only_from_elsewhere() {
+        let mut elsewhere = known(Role::Operator);
+        elsewhere.from = None;
+        let Who::Known(known) = &mut elsewhere.who else { unreachable!("he is known") };
+        let grant = Arc::get_mut(&mut Arc::get_mut(known).unwrap().identity.grants[0]).unwrap();
+        grant.from = Some(gateway_proto::Networks::parse(["10.0.0.0/8"]).unwrap());
+        for caller in [Caller::known_as("dns:probe.example"), elsewhere] {
+            assert_eq!(caller.admit(Permission::Open, "Check"), Ok(()));
+            assert!(caller.admit(Permission::Read, "ListServices").is_err());
+        }
     }
 
     #[test]

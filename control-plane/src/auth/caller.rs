@@ -8,7 +8,7 @@ use http::Extensions;
 use super::{Denied, Gate, Share, book::Credential, identity::Identity, permission::Permission};
 use crate::{
     listeners::Whence,
-    registry::{Command, PolicyChange, Proof, Registrant, Target},
+    registry::{Command, PolicyChange, Proof, Record, Registrant, Target},
 };
 
 /// Somebody who asks for something.
@@ -179,19 +179,48 @@ impl Caller {
     /// # Errors
     /// Why not.
     pub(crate) fn admit_drain(&self, key: &ReplicaKey, address: Option<&Address>) -> Result<(), Denied> {
+        let decided = self.admit_owner(&key.service).and_then(|()| match address {
+            Some(address) => self.admit_at(key, address, "drain or undrain", "show the replica's lease"),
+            None => Ok(()),
+        });
+        decided.map_err(|denied| self.refused(denied, "Drain"))
+    }
+
+    /// Lets him have done to a replica that is there what a command asks for without its lease: what somebody else has registered is
+    /// his only where he may register it himself. What is nobody's is free to take, as it counts for nobody.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn admit_present(&self, command: &Command, present: &Record) -> Result<(), Denied> {
+        let Who::Known(known) = &self.who else { return Ok(()) };
+        if present.registered_by.is_empty() || *present.registered_by == *known.identity.name {
+            return Ok(());
+        }
+        let (verb, way_out) = match command {
+            Command::Register(_) => ("take the place of", "register under another id"),
+            Command::ReportHealth { .. } => {
+                ("report the health of", "show the replica's lease if it has one")
+            }
+            _ => ("remove", "show the replica's lease if it has one"),
+        };
+        let decided = self.admit_at(&present.key, &present.endpoint.address, verb, way_out);
+        decided.map_err(|denied| self.refused(denied, action(command)))
+    }
+
+    /// Whether he might register a replica where it is.
+    fn admit_at(&self, key: &ReplicaKey, address: &Address, verb: &str, way_out: &str) -> Result<(), Denied> {
         let ip = self.from.map(Whence::ip);
-        let decided = self.admit_owner(&key.service).and_then(|()| match (&self.who, address) {
-            (Who::Known(known), Some(address)) if !known.identity.may_place(&key.service, address, ip) => {
+        match &self.who {
+            Who::Known(known) if !known.identity.may_place(&key.service, address, ip) => {
                 let sentence = format!(
-                    "{} may not drain or undrain {key}: {address} is none of the addresses of its entry, so show the replica's \
-                     lease, or have the role operator",
+                    "{} may not {verb} {key}: {address} is none of the addresses of its entry, so {way_out}, or have the role \
+                     operator",
                     self.name()
                 );
                 Err(Denied::Permission { sentence, service: Some(key.service.clone()) })
             }
             _ => Ok(()),
-        });
-        decided.map_err(|denied| self.refused(denied, "Drain"))
+        }
     }
 
     /// Lets him renew a lease of a service. Looks at what was found out when his call began: nothing is verified anew.

@@ -1,5 +1,5 @@
 //! Where no replica may be registered, whoever asks: this machine for those who are not on it, link-local addresses and
-//! the metadata services of clouds, ports of protocols that are not HTTP, and control planes.
+//! the metadata services of clouds, ports of protocols that are not HTTP, control planes, and the registry's store.
 //!
 //! A registry that took such addresses would lend its data planes' reach to whoever registers (SSRF). Names are looked at
 //! here only as far as they say something; data planes look at what they resolve to, at each connect.
@@ -15,6 +15,8 @@ const OTHER_PROTOCOLS: [u16; 22] = [
     21, 22, 23, 25, 53, 110, 111, 135, 139, 143, 389, 445, 465, 587, 636, 993, 995, 2049, 3306, 5432, 6379,
     11211,
 ];
+/// etcd's, for clients and among members. It takes JSON over HTTP, too, and perhaps asks nobody who he is.
+const ETCD: [u16; 2] = [2379, 2380];
 /// Names under which clouds serve metadata.
 const METADATA_NAMES: [&str; 3] = ["metadata.google.internal", "instance-data", "instance-data.ec2.internal"];
 
@@ -27,6 +29,8 @@ pub(crate) struct EndpointRules {
     pub(crate) own: Option<Own>,
     /// Where this control plane is found, and the others of its registry.
     pub(crate) control_planes: peers::Whereabouts,
+    /// Where the members of the registry's store are: whoever reaches one may read ids of leases there, and write.
+    pub(crate) store: Vec<Address>,
 }
 
 /// A listener of ours.
@@ -50,8 +54,14 @@ impl EndpointRules {
                 allow(&format!(":{port}"))
             ));
         }
+        if ETCD.contains(&port) && !self.ports.contains(&port) {
+            return Err(format!("has port {port}, at which etcd listens: {}", allow(&format!(":{port}"))));
+        }
         if self.control_planes.any(|known| self.is_same_place(known, address)) {
             return Err("is a control plane".into());
+        }
+        if self.store.iter().any(|member| self.is_same_place(member, address)) {
+            return Err("is the registry's store".into());
         }
         match address.socket() {
             Some(socket) => self.check_ip(socket, is_local),
@@ -306,6 +316,44 @@ mod tests {
             assert_eq!(refusal(&rules, "localhost:7501", true), None);
             let by_its_machine = refusal(&rules, "10.0.0.7:7500", true);
             assert_eq!(by_its_machine.is_some(), known != "cp-1.example:7500", "{known}");
+        }
+    }
+
+    #[test]
+    fn the_registrys_store_is_no_replica_whoever_asks_and_whatever_is_allowed() {
+        let store = ["127.0.0.1:27379", "etcd-1.example:27380", "10.0.0.9:27381"];
+        let rules = EndpointRules {
+            networks: Networks::parse(["10.0.0.0/8", "127.0.0.0/8"]).unwrap(),
+            ports: vec![27379],
+            store: store.map(|member| Address::parse(member).unwrap()).into(),
+            ..rules()
+        };
+        for address in [
+            "127.0.0.1:27379",
+            "[::1]:27379",
+            "localhost:27379",
+            "10.0.0.7:27379",
+            "etcd-1.example:27380",
+            "localhost:27380",
+            "10.0.0.9:27381",
+            "[::ffff:10.0.0.9]:27381",
+        ] {
+            let refused = refusal(&rules, address, true);
+            assert_eq!(refused.as_deref(), Some("is the registry's store"), "{address}");
+        }
+        for address in ["10.0.0.8:27379", "other.example:27380", "10.0.0.9:80"] {
+            assert_eq!(refusal(&rules, address, true), None, "{address}");
+        }
+    }
+
+    #[test]
+    fn ports_of_etcd_are_taken_where_an_operator_allows_them() {
+        for port in ETCD {
+            let address = format!("other.example:{port}");
+            let refused = refusal(&rules(), &address, true).unwrap();
+            assert!(refused.contains(&format!("--allow-endpoint :{port}")), "{refused}");
+            let allowing = EndpointRules { ports: vec![port], ..rules() };
+            assert_eq!(refusal(&allowing, &address, true), None);
         }
     }
 }

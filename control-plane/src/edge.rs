@@ -32,7 +32,7 @@ use crate::{
     refusal::Refusal,
     registry::{
         Answer, Candidates, Command, Decision, Limits, Proof, Record, Registration, RegistryError, Revision,
-        Said, Target, View, Write, decide, why_lease_is_void,
+        Said, Target, View, Write, decide, unproven, why_lease_is_void,
     },
     turns::Turns,
     writer::{Commands, WriteError},
@@ -152,6 +152,9 @@ impl Edge {
         until: Option<std::time::Instant>,
     ) -> Result<Answer, Refusal> {
         caller.admit_command(&command)?;
+        if let Some(present) = self.effects.publisher.read(|view| unproven(view, &command).cloned()) {
+            caller.admit_present(&command, &present)?;
+        }
         if validate_only {
             return Ok(self.rehearse(&command)?);
         }

@@ -203,7 +203,8 @@ async fn serve<S: Store>(
     let audit = Audit::new(&effects.observation, &effects.metrics);
     let peers = store.peers();
     let control_planes = peers::Whereabouts::new(&config.peers, peers.as_ref());
-    let gate = Arc::new(config.access.gate(listen, control_planes, audit)?);
+    let members = config.store.members().await;
+    let gate = Arc::new(config.access.gate(listen, control_planes, members, audit)?);
     effects.grant_all(&loaded.kept);
     if loaded.revision > 0 {
         // A registry in which nothing has ever happened has lost no data plane.

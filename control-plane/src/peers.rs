@@ -212,10 +212,10 @@ impl Whereabouts {
         Self { fixed, sharing: sharing.map(store::Peers::follow) }
     }
 
-    /// Whether one is there.
-    pub(crate) fn include(&self, address: &gateway_proto::Address) -> bool {
-        let is_there = |text: &String| place(text).as_ref() == Some(address);
-        self.fixed.contains(address)
+    /// Whether one is at a place like that.
+    pub(crate) fn any(&self, is_like_that: impl Fn(&gateway_proto::Address) -> bool) -> bool {
+        let is_there = |text: &String| place(text).is_some_and(|place| is_like_that(&place));
+        self.fixed.iter().any(&is_like_that)
             || self.sharing.as_ref().is_some_and(|known| known.borrow().values().any(is_there))
     }
 }

@@ -32,7 +32,7 @@ mod view;
 pub use command::{
     Candidates, Command, DrainWish, OverrideWish, PolicyChange, PolicyWish, Proof, RouteWish, Said, Target,
 };
-pub use decide::{Decision, Limits, decide, why_lease_is_void};
+pub use decide::{Decision, Limits, decide, unproven, why_lease_is_void};
 pub use error::RegistryError;
 pub use event::{Event, EventKind};
 pub use evictions::{Eviction, Evictions, Held, Prospect, Sentence, Sight, Why};

@@ -66,6 +66,8 @@ pub struct ProxyConfig {
     pub tls: Option<(SocketAddr, Arc<Tls>)>,
     /// Which replicas are believed over TLS, and what they are shown.
     pub upstream_tls: Arc<ClientTls>,
+    /// The admin side of this process, which no replica's address may lead to.
+    pub admin: Option<SocketAddr>,
     /// Threads, at least 1.
     pub workers: usize,
     /// This gateway's name in `Via` and `Proxy-Status`.

@@ -1,9 +1,11 @@
-//! What the name of a replica resolves to, looked at before each connect: whoever owns a name may have it lead, after it was
-//! registered, to where no replica is and something trusts its neighbours (DNS rebinding).
+//! Where the address of a replica leads, looked at with each connect: whoever owns a name may have it lead, after it was
+//! registered, to where no replica is and something trusts its neighbours (DNS rebinding); and whoever registers an address
+//! may have this process ask its own admin side, which tells whoever is on this machine more than clients may know.
 
 use std::{io, net::SocketAddr};
 
 use gateway_proto::Hazard;
+use tokio::net::TcpStream;
 
 /// Those of the addresses at which a replica can be.
 ///
@@ -27,6 +29,30 @@ pub(crate) fn admitted(host: &str, found: impl Iterator<Item = SocketAddr>) -> i
         }
         _ => Ok(admitted),
     }
+}
+
+/// Refuses a connection that has come to the admin side of this process, by whatever name or address of its machine. Nothing
+/// has been sent on it. `port` is the replica's: of all but the few that have the same one, the system is asked nothing.
+///
+/// # Errors
+/// That it leads there.
+pub(crate) fn check_not_admin(admin: Option<SocketAddr>, port: u16, stream: &TcpStream) -> io::Result<()> {
+    let Some(admin) = admin.filter(|admin| admin.port() == port) else { return Ok(()) };
+    let reached = stream.peer_addr()?.ip().to_canonical();
+    let own = admin.ip().to_canonical();
+    let is_own = match own.is_unspecified() {
+        // From one of this machine's addresses to itself, the system sends from that very one.
+        true => reached.is_loopback() || stream.local_addr()?.ip().to_canonical() == reached,
+        false => reached == own,
+    };
+    if is_own {
+        tracing::warn!(%reached, port, "the address of a replica leads to the admin side of this data plane: not asking it");
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "its address leads to the admin side of this data plane",
+        ));
+    }
+    Ok(())
 }
 
 fn hazard(host: &str, place: SocketAddr) -> Option<Hazard> {
@@ -77,6 +103,24 @@ mod tests {
             assert_eq!(places(host, &["127.0.0.1:80", "[::1]:80"]).unwrap().len(), 2);
         }
         assert!(places("localhost", &["169.254.169.254:80"]).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_connection_to_the_admin_side_is_refused_and_one_to_a_neighbour_at_the_same_port_is_not() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(at).await.unwrap();
+        let is_refused = |admin: &str, port| {
+            let admin = admin.parse().map(|ip| SocketAddr::new(ip, at.port())).ok();
+            check_not_admin(admin, port, &stream).is_err()
+        };
+        for admin in ["127.0.0.1", "::ffff:127.0.0.1", "0.0.0.0", "::"] {
+            assert!(is_refused(admin, at.port()), "{admin}");
+            assert!(!is_refused(admin, at.port() ^ 1), "{admin} at another port");
+        }
+        for admin in ["127.0.0.2", "10.0.0.1", "none"] {
+            assert!(!is_refused(admin, at.port()), "{admin}");
+        }
     }
 
     #[test]

@@ -124,7 +124,7 @@ pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Res
     let listening = Listening::at(&config, inherited.as_mut(), passed)?;
     // A socket that was passed may have been bound anywhere.
     config.access.check("LISTEN_FDS: the admin side at", listening.admin_address)?;
-    let proxy_config = proxy_config(&config);
+    let proxy_config = proxy_config(&config, listening.admin_address);
 
     let panics = Arc::new(PanicCounts::default());
     let refusals = Arc::new(Refusals::new(config.workers));
@@ -146,6 +146,7 @@ pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Res
         counts: checks.clone(),
         rate: config.health_check_rate,
         tls: config.upstream_tls.clone(),
+        admin: Some(listening.admin_address),
     };
     background.check(checker, stop.clone());
     let mut admin = Admin {
@@ -549,11 +550,12 @@ impl First {
     }
 }
 
-fn proxy_config(config: &Config) -> ProxyConfig {
+fn proxy_config(config: &Config, admin: SocketAddr) -> ProxyConfig {
     ProxyConfig {
         listen: config.listen,
         tls: config.tls.clone(),
         upstream_tls: Arc::clone(&config.upstream_tls),
+        admin: Some(admin),
         workers: config.workers,
         node_id: config.node_id.clone(),
         domain: config.domain.clone(),

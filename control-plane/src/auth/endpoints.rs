@@ -1,5 +1,5 @@
 //! Where no replica may be registered, whoever asks: this machine for those who are not on it, link-local addresses and
-//! the metadata services of clouds, ports of protocols that are not HTTP, and this control plane itself.
+//! the metadata services of clouds, ports of protocols that are not HTTP, control planes, and the registry's store.
 //!
 //! A registry that took such addresses would lend its data planes' reach to whoever registers (SSRF). Names are looked at
 //! here only as far as they say something; data planes look at what they resolve to, at each connect.
@@ -15,6 +15,8 @@ const OTHER_PROTOCOLS: [u16; 22] = [
     21, 22, 23, 25, 53, 110, 111, 135, 139, 143, 389, 445, 465, 587, 636, 993, 995, 2049, 3306, 5432, 6379,
     11211,
 ];
+/// etcd's, for clients and among members. It takes JSON over HTTP, too, and perhaps asks nobody who he is.
+const ETCD: [u16; 2] = [2379, 2380];
 /// Names under which clouds serve metadata.
 const METADATA_NAMES: [&str; 3] = ["metadata.google.internal", "instance-data", "instance-data.ec2.internal"];
 
@@ -27,6 +29,8 @@ pub(crate) struct EndpointRules {
     pub(crate) own: Option<Own>,
     /// Where this control plane is found, and the others of its registry.
     pub(crate) control_planes: peers::Whereabouts,
+    /// Where the members of the registry's store are: whoever reaches one may read ids of leases there, and write.
+    pub(crate) store: Vec<Address>,
 }
 
 /// A listener of ours.
@@ -50,8 +54,14 @@ impl EndpointRules {
                 allow(&format!(":{port}"))
             ));
         }
-        if self.control_planes.include(address) {
+        if ETCD.contains(&port) && !self.ports.contains(&port) {
+            return Err(format!("has port {port}, at which etcd listens: {}", allow(&format!(":{port}"))));
+        }
+        if self.control_planes.any(|known| self.is_same_place(known, address)) {
             return Err("is a control plane".into());
+        }
+        if self.store.iter().any(|member| self.is_same_place(member, address)) {
+            return Err("is the registry's store".into());
         }
         match address.socket() {
             Some(socket) => self.check_ip(socket, is_local),
@@ -84,8 +94,8 @@ impl EndpointRules {
     }
 
     fn check_name(&self, address: &Address, is_local: bool) -> Result<(), String> {
-        let host = address.host().strip_suffix('.').unwrap_or(address.host());
-        let is_localhost = host == "localhost" || host.ends_with(".localhost");
+        let host = address.host();
+        let is_localhost = is_localhost(host);
         let is_own = is_localhost && self.own.is_some_and(|own| own.listen.port() == address.port());
         if is_own {
             return Err("is this control plane itself".into());
@@ -101,6 +111,18 @@ impl EndpointRules {
         Ok(())
     }
 
+    /// Whether what is sent to an address comes, or may come, to something that is known to be at another. At loopback, whoever is
+    /// at that port of its own machine is reached, and which machine that is depends on the data plane.
+    fn is_same_place(&self, known: &Address, address: &Address) -> bool {
+        if known.port() != address.port() {
+            return false;
+        }
+        let is_here = |ip| self.own.is_some_and(|own| (own.is_of_this_machine)(ip));
+        known.host() == address.host()
+            || is_loopback(address)
+            || is_loopback(known) && address.socket().is_some_and(|socket| is_here(socket.ip()))
+    }
+
     /// Whether something that is sent there comes to this listener.
     fn is_own(&self, socket: SocketAddr) -> bool {
         self.own.is_some_and(|Own { listen, is_of_this_machine }| {
@@ -112,6 +134,14 @@ impl EndpointRules {
             listen.port() == socket.port() && is_here()
         })
     }
+}
+
+fn is_localhost(host: &str) -> bool {
+    host == "localhost" || host.ends_with(".localhost")
+}
+
+fn is_loopback(address: &Address) -> bool {
+    address.socket().map_or_else(|| is_localhost(address.host()), |socket| socket.ip().is_loopback())
 }
 
 fn allow(what: &str) -> String {
@@ -270,5 +300,60 @@ mod tests {
         }
         assert_eq!(refusal(&rules, "cp-0.example:7401", true), None);
         assert_eq!(refusal(&rules, "10.0.0.9:7400", true), None);
+    }
+
+    #[test]
+    fn a_control_plane_is_found_at_loopback_by_its_port_whatever_name_it_goes_by() {
+        for known in ["localhost:7500", "127.0.0.1:7500", "cp-1.example:7500"] {
+            let settings = peers::Settings::at(vec![peers::Address::parse(known, false).unwrap()]);
+            let rules = EndpointRules { control_planes: peers::Whereabouts::new(&settings, None), ..rules() };
+            for address in
+                ["localhost:7500", "a.localhost:7500", "127.0.0.1:7500", "127.0.0.2:7500", "[::1]:7500"]
+            {
+                let refused = refusal(&rules, address, true);
+                assert_eq!(refused.as_deref(), Some("is a control plane"), "{address} of {known}");
+            }
+            assert_eq!(refusal(&rules, "localhost:7501", true), None);
+            let by_its_machine = refusal(&rules, "10.0.0.7:7500", true);
+            assert_eq!(by_its_machine.is_some(), known != "cp-1.example:7500", "{known}");
+        }
+    }
+
+    #[test]
+    fn the_registrys_store_is_no_replica_whoever_asks_and_whatever_is_allowed() {
+        let store = ["127.0.0.1:27379", "etcd-1.example:27380", "10.0.0.9:27381"];
+        let rules = EndpointRules {
+            networks: Networks::parse(["10.0.0.0/8", "127.0.0.0/8"]).unwrap(),
+            ports: vec![27379],
+            store: store.map(|member| Address::parse(member).unwrap()).into(),
+            ..rules()
+        };
+        for address in [
+            "127.0.0.1:27379",
+            "[::1]:27379",
+            "localhost:27379",
+            "10.0.0.7:27379",
+            "etcd-1.example:27380",
+            "localhost:27380",
+            "10.0.0.9:27381",
+            "[::ffff:10.0.0.9]:27381",
+        ] {
+            let refused = refusal(&rules, address, true);
+            assert_eq!(refused.as_deref(), Some("is the registry's store"), "{address}");
+        }
+        for address in ["10.0.0.8:27379", "other.example:27380", "10.0.0.9:80"] {
+            assert_eq!(refusal(&rules, address, true), None, "{address}");
+        }
+    }
+
+    #[test]
+    fn ports_of_etcd_are_taken_where_an_operator_allows_them() {
+        for port in ETCD {
+            let address = format!("other.example:{port}");
+            let refused = refusal(&rules(), &address, true).unwrap();
+            assert!(refused.contains(&format!("--allow-endpoint :{port}")), "{refused}");
+            let allowing = EndpointRules { ports: vec![port], ..rules() };
+            assert_eq!(refusal(&allowing, &address, true), None);
+        }
     }
 }

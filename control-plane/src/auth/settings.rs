@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::builder::FalseyValueParser;
-use gateway_proto::Networks;
+use gateway_proto::{Address, Networks};
 use gateway_runtime::{
     Failure,
     tls::{Identity, Tls, TlsFiles},
@@ -224,6 +224,7 @@ impl Settings {
         &self,
         own: Option<SocketAddr>,
         control_planes: peers::Whereabouts,
+        store: Vec<Address>,
         audit: Audit,
     ) -> Result<Gate, Failure> {
         let lock = match &self.auth_file {
@@ -244,7 +245,7 @@ impl Settings {
         };
         let (networks, ports) = (self.networks.clone(), self.ports.clone());
         let own = own.map(|listen| Own { listen, is_of_this_machine: listeners::is_of_this_machine });
-        let rules = EndpointRules { networks, ports, own, control_planes };
+        let rules = EndpointRules { networks, ports, own, control_planes, store };
         let gate = Gate::new(lock, rules, audit);
         Ok(gate.opening(self.opens_metrics, self.opens_reflection))
     }

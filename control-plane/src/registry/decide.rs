@@ -19,7 +19,8 @@ pub(super) use self::{
     register::{becomes_his, key_of},
 };
 use super::{
-    Answer, Candidates, Command, Mutation, Record, RegistryError, View, item::etag, mutation::RecordWrite,
+    Answer, Candidates, Command, Mutation, Proof, Record, RegistryError, View, item::etag,
+    mutation::RecordWrite,
 };
 
 /// How much the registry takes.
@@ -74,6 +75,20 @@ pub fn decide(
         Command::Override(wish) => overrides::set(view, wish, at),
         Command::Evict(eviction) => Ok(evict::evict(view, eviction, at)),
         Command::EndOverride { id, by } => Ok(overrides::end(view, id, by, at)),
+    }
+}
+
+/// The replica that is there, and that a command would replace, report ill or remove without showing its lease. Drains are
+/// looked at where they are asked for: an operator's is another thing than an owner's.
+pub fn unproven<'a>(view: &'a View, command: &Command) -> Option<&'a Arc<Record>> {
+    match command {
+        Command::Register(wish) => {
+            let (service, replica) = (wish.service.clone(), wish.replica.clone()?);
+            view.get(&ReplicaKey { service, replica })
+        }
+        Command::Deregister { target, proof: Proof::None, .. } => find(view, target),
+        Command::ReportHealth { key, lease: None, .. } => view.get(key),
+        _ => None,
     }
 }
 

@@ -1,8 +1,14 @@
 //! Which store to use, as `--store` says it.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
+
+use gateway_proto::Address;
+use tokio::{net::lookup_host, time::timeout};
 
 use super::EtcdLocation;
+
+/// For finding out what the name of a member leads to. The store was reached by such names a moment ago.
+const LOOKUP: Duration = Duration::from_secs(1);
 
 /// Which store to use, as `--store` says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +19,25 @@ pub enum StoreLocation {
     Etcd(EtcdLocation),
     /// Nothing survives, `memory:`.
     Memory,
+}
+
+impl StoreLocation {
+    /// Where its members are: by the names that it was given, and by what these lead to now. None for what is no server.
+    pub(crate) async fn members(&self) -> Vec<Address> {
+        let Self::Etcd(etcd) = self else { return Vec::new() };
+        let mut members: Vec<_> =
+            etcd.endpoints.iter().filter_map(|member| Address::parse(member).ok()).collect();
+        let named = members.clone().into_iter().filter(|member| member.socket().is_none());
+        let found = async |member: Address| match lookup_host(member.as_str()).await {
+            Ok(found) => found.filter_map(|at| Address::parse(&at.to_string()).ok()).collect(),
+            // By its name it is known all the same.
+            Err(_) => Vec::new(),
+        };
+        for member in named {
+            members.extend(timeout(LOOKUP, found(member)).await.unwrap_or_default());
+        }
+        members
+    }
 }
 
 impl FromStr for StoreLocation {
@@ -43,6 +68,16 @@ impl fmt::Display for StoreLocation {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn members_of_an_etcd_are_known_by_their_names_and_by_what_these_lead_to() {
+        let store: StoreLocation = "etcd://localhost:1,10.0.0.5/gw".parse().unwrap();
+        let members = store.members().await;
+        for member in ["localhost:1", "10.0.0.5:2379", "127.0.0.1:1"] {
+            assert!(members.contains(&Address::parse(member).unwrap()), "{member} of {members:?}");
+        }
+        assert_eq!(StoreLocation::Memory.members().await, []);
+    }
 
     #[test]
     fn a_location_says_what_it_is_or_what_would_be_allowed() {

@@ -269,6 +269,70 @@ async fn without_a_lease_a_replica_s_token_drains_and_undrains_where_it_may_regi
 }
 
 #[tokio::test]
+async fn what_another_host_has_registered_is_replaced_reported_or_removed_by_who_may_register_there_or_shows_its_lease()
+ {
+    let host = |name: &str, network: &str| {
+        entry(name, &format!("roles = [\"replica\"]\nservices = [\"orders\"]\naddresses = [\"{network}\"]"))
+    };
+    let hosts =
+        [host("host-a", "10.0.1.0/24"), host("host-b", "10.0.2.0/24"), host("cluster", "10.0.0.0/16")]
+            .concat();
+    let locked = Locked::start(&(entries() + &hosts), &[], 5000).await;
+    let register = async |token: &str, id: &str, address: &str, ttl| {
+        let wish =
+            v1::RegisterRequest { replica_id: id.into(), lease_ttl: ttl, ..request("orders", address) };
+        locked.plane.registry().register(shown(token, wish)).await
+    };
+    let permanent = |id: &str, address: &str| v1::RegisterRequest {
+        replica_id: id.into(),
+        permanent: true,
+        ..request("orders", address)
+    };
+    let wish = permanent("perm", "10.0.1.2:80");
+    locked.plane.registry().register(shown("ops", wish)).await.unwrap();
+    let leased = register("host-a", "r-1", "10.0.1.1:80", seconds(60)).await.unwrap().into_inner();
+    let refused = |status: tonic::Status, verb: &str| {
+        let said = status.message();
+        assert_eq!(status.code(), Code::PermissionDenied, "{said}");
+        assert!(said.contains(verb) && said.contains("is none of the addresses of its entry"), "{said}");
+    };
+    for id in ["r-1", "perm"] {
+        let taken = register("host-b", id, "10.0.2.1:80", seconds(1)).await;
+        refused(taken.unwrap_err(), &format!("may not take the place of orders/{id}"));
+    }
+    let report = v1::ReportHealthRequest {
+        service: "orders".into(),
+        replica_id: "perm".into(),
+        health: v1::HealthStatus::Unhealthy.into(),
+        ..Default::default()
+    };
+    let removal =
+        v1::DeregisterRequest { service: "orders".into(), replica_id: "perm".into(), ..Default::default() };
+    let mut registry = locked.plane.registry();
+    refused(registry.report_health(shown("host-b", report.clone())).await.unwrap_err(), "may not report");
+    refused(registry.deregister(shown("host-b", removal.clone())).await.unwrap_err(), "may not remove");
+    let by_address = json!({"service": "orders", "address": "10.0.1.2:80"}).to_string();
+    assert_eq!(locked.ask("DELETE", "/register", "host-b", &by_address).await.status, 403);
+    // The owner goes on.
+    registry.heartbeat(shown("host-a", beat(&leased))).await.unwrap();
+    // Who may register there may do all of it.
+    registry.report_health(shown("host-a", report)).await.unwrap();
+    assert!(registry.deregister(shown("host-a", removal)).await.unwrap().into_inner().removed);
+    // A replica moves with its own identity, and to another's whose addresses both hosts are.
+    register("cluster", "r-1", "10.0.2.1:80", seconds(60)).await.unwrap();
+    register("cluster", "r-1", "10.0.3.1:80", seconds(60)).await.unwrap();
+    // Its lease is proof enough, wherever it is.
+    let leased = register("host-b", "r-2", "10.0.2.2:80", seconds(60)).await.unwrap().into_inner();
+    let removal = v1::DeregisterRequest {
+        service: "orders".into(),
+        replica_id: "r-2".into(),
+        lease_id: leased.lease_id,
+        ..Default::default()
+    };
+    assert!(registry.deregister(shown("host-a", removal)).await.unwrap().into_inner().removed);
+}
+
+#[tokio::test]
 async fn strangers_who_hold_connections_keep_nobody_out_who_says_who_he_is() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("auth.toml");

@@ -3,7 +3,7 @@
 //! It looks at what has changed in the table whenever something has, begins what is due, as many at once and in a second as
 //! [`super::schedule`] allows, and tells the table how each ended. All that is to outlive it is in the table: after a panic it begins anew.
 
-use std::{panic::resume_unwind, sync::Arc, time::Duration};
+use std::{net::SocketAddr, panic::resume_unwind, sync::Arc, time::Duration};
 
 use gateway_proto::{ReplicaId, ReplicaKey, ServiceName, policy::HealthCheck};
 use gateway_runtime::{Shutdown, tls::ClientTls};
@@ -43,6 +43,8 @@ pub(crate) struct Checker {
     pub(crate) rate: Rate,
     /// Which replicas are believed over TLS, and what they are shown.
     pub(crate) tls: Arc<ClientTls>,
+    /// The admin side of this process, which no replica's address may lead to.
+    pub(crate) admin: Option<SocketAddr>,
 }
 
 /// A check that has ended.
@@ -115,9 +117,9 @@ impl Checker {
             }
             replica.schedule_check(None);
             let incarnation = replica.incarnation();
-            let (lookups, tls) = (lookups.clone(), Arc::clone(&self.tls));
+            let (lookups, tls, admin) = (lookups.clone(), Arc::clone(&self.tls), self.admin);
             running.spawn(async move {
-                let ended = probe.run(&lookups, &tls).await;
+                let ended = probe.run(&lookups, &tls, admin).await;
                 Done { key, incarnation, probe, began: now, ended }
             });
         }

@@ -6,6 +6,7 @@ use std::{
     fmt,
     hash::{DefaultHasher, Hash, Hasher},
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -155,11 +156,16 @@ impl Probe {
         hasher.finish()
     }
 
-    /// Carries it out, within its timeout.
-    pub(super) async fn run(&self, lookups: &Lookups, tls: &ClientTls) -> Result<(), Failure> {
+    /// Carries it out, within its timeout, unless it leads to `admin`.
+    pub(super) async fn run(
+        &self,
+        lookups: &Lookups,
+        tls: &ClientTls,
+        admin: Option<SocketAddr>,
+    ) -> Result<(), Failure> {
         let deadline = Instant::now() + self.timeout;
         let late = |what: &str| Failure::of(format_args!("no {what} in {:?}", self.timeout));
-        let connected = timeout_at(deadline, self.connect(lookups)).await;
+        let connected = timeout_at(deadline, self.connect(lookups, admin)).await;
         let stream = connected.map_err(|_| late("connection"))??;
         let (reader, writer) = stream.into_split();
         let stream = tokio::io::join(Bounded { reader, left: MAX_READ }, writer);
@@ -180,7 +186,7 @@ impl Probe {
         timeout_at(deadline, answered).await.map_err(|_| late("answer"))?
     }
 
-    async fn connect(&self, lookups: &Lookups) -> Result<TcpStream, Failure> {
+    async fn connect(&self, lookups: &Lookups, admin: Option<SocketAddr>) -> Result<TcpStream, Failure> {
         let connected = match self.endpoint.address.socket() {
             Some(socket) => TcpStream::connect(socket).await,
             None => {
@@ -189,6 +195,8 @@ impl Probe {
             }
         };
         let stream = connected.map_err(|error| connect_failure(&error))?;
+        let port = self.endpoint.address.port();
+        crate::resolved::check_not_admin(admin, port, &stream).map_err(Failure::of)?;
         // At worst it is slower.
         let _ = stream.set_nodelay(true);
         Ok(stream)

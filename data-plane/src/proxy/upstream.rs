@@ -28,8 +28,8 @@ use super::{
     head::ResponseHead,
 };
 use crate::routing::{Fault, HandshakeFault, Outcome};
-pub(super) use connect::ConnectFailure;
 pub(crate) use connect::tls_fault;
+pub(super) use connect::{ConnectFailure, Way};
 pub(super) use http1::Http1Link;
 use http2::Http2Link;
 pub(super) use pool::Pool;

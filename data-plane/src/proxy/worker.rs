@@ -53,7 +53,7 @@ use super::{
         RequestHead, field_name::Name, fields::Fields, forwarding::Forwarding, headers::Via,
         request_id::RequestId,
     },
-    upstream::Pool,
+    upstream::{Pool, Way},
 };
 use crate::{access_log::AccessLog, clock::Clock, routing::Tick, table::Table, traces::Tracer};
 use gateway_runtime::{
@@ -124,13 +124,14 @@ impl Worker {
         let workers = config.workers.max(1);
         let pipes = Pipes::new(workers, Arc::clone(active.pipes()));
         let buffers = Rc::new(Buffers::new(pipes));
+        let way = Way { tls: Arc::clone(&config.upstream_tls), admin: config.admin };
         Self {
             index,
             via: Via::new(&config.node_id),
             table,
             clock,
             tick: Cell::new(clock.now()),
-            pool: Pool::new(Rc::clone(&buffers), limits, Arc::clone(&config.upstream_tls), clock),
+            pool: Pool::new(Rc::clone(&buffers), limits, way, clock),
             replay_memory: ReplayMemory::new(limits.replay_memory / workers, limits.replay_bytes),
             stale: Rc::new(RefCell::new(StaleAnswers::new(
                 limits.stale_memory / workers,

@@ -227,6 +227,7 @@ impl Gateway {
             listen: "127.0.0.1:0".parse().unwrap(),
             tls: None,
             upstream_tls: Arc::default(),
+            admin: None,
             workers: 1,
             node_id: NodeId::parse("dp-1").unwrap(),
             domain: None,

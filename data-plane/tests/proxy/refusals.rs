@@ -1,5 +1,6 @@
 //! What the gateway answers itself.
 
+use data_plane::proxy::ProxyConfig;
 use gateway_proto::Policy;
 
 use crate::harness::{Act, Gateway, Replica, field, ok, reason, status};
@@ -91,12 +92,28 @@ async fn a_gateway_that_is_its_own_replica_asks_itself_once() {
 }
 
 #[tokio::test]
+async fn a_replicas_address_that_leads_to_the_admin_side_is_asked_nothing_and_another_replica_is() {
+    let admin = Replica::start(|_, _| ok("all that there is")).await;
+    let other = Replica::start(|_, _| ok("")).await;
+    let configure = |config: &mut ProxyConfig| config.admin = Some(admin.address);
+    let gateway = Gateway::start_as(configure, &[admin.address], Policy::default()).await;
+    let response = gateway.get("/orders/").await;
+    assert_eq!((status(&response), reason(&response).as_str()), (502, "connect_failed"));
+    let gateway = Gateway::start_as(configure, &[admin.address, other.address], Policy::default()).await;
+    for _ in 0..2 {
+        assert_eq!(status(&gateway.get("/orders/").await), 200);
+    }
+    assert_eq!((admin.seen(), other.seen().len()), (vec![], 2));
+}
+
+#[tokio::test]
 async fn a_second_gateway_on_the_same_port_is_refused() {
     let gateway = Gateway::start(&[], Policy::default()).await;
-    let config = data_plane::proxy::ProxyConfig {
+    let config = ProxyConfig {
         listen: gateway.listen,
         tls: None,
         upstream_tls: std::sync::Arc::default(),
+        admin: None,
         workers: 1,
         node_id: "dp-2".parse().unwrap(),
         domain: None,

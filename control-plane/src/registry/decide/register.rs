@@ -9,8 +9,8 @@ use gateway_proto::{ReplicaId, ReplicaKey};
 
 use super::{Decision, Limits};
 use crate::registry::{
-    Answer, Candidates, Cause, Key, LeaseTerms, Mutation, Override, OverrideKind, Record, Registration,
-    RegistryError, SparseText, View,
+    Answer, Candidates, Cause, Drain, Key, LeaseTerms, Mutation, Override, OverrideKind, Record,
+    Registration, RegistryError, SparseText, View,
     mutation::{RecordWrite, author, because},
     record::RequestMark,
 };
@@ -71,6 +71,11 @@ pub(super) fn register(
         // It takes one's place, and is none more.
         record.first_incarnation = old.first_incarnation;
     }
+    // What an operator wants out stays out, whatever process takes its place, and under whatever id.
+    let ordered = |record: &Arc<Record>| record.drain.clone().filter(|drain| !drain.by_owner);
+    // Of another replica it is a word about this one from now on: what this one has in flight is still to end.
+    let anew = |drain: Box<Drain>| Box::new(Drain { is_over: false, revision: 0, ..*drain });
+    record.drain = before.and_then(ordered).or_else(|| superseded.and_then(ordered).map(anew));
     let main = RecordWrite::put(record, before.map(|record| record.revision), cause);
     let also = superseded.map(|old| {
         let cause = Cause::Superseded { by: key.replica.clone() };
@@ -88,8 +93,6 @@ fn new_record(
     at: SystemTime,
 ) -> Record {
     let incarnation = view.latest_incarnation() + 1;
-    // What an operator wants out stays out, whatever process takes its place.
-    let drain = before.and_then(|record| record.drain.as_ref()).filter(|drain| !drain.by_owner).cloned();
     let request = wish.request.map(|id| {
         Box::new(RequestMark { id, fingerprint: wish.fingerprint(), at, created: before.is_none() })
     });
@@ -106,7 +109,7 @@ fn new_record(
         health_since: at,
         lease: wish.ttl.map(|ttl| LeaseTerms::new(fresh.lease, ttl)),
         lost: None,
-        drain,
+        drain: None,
         request,
         registered_by: wish.registrant.name.clone(),
         incarnation,

@@ -18,7 +18,7 @@ pub struct EtcdLocation {
     /// Who we say we are; `None`: nobody asks.
     pub(super) user: Option<String>,
     /// `host:port` of each member, the first to be tried first.
-    pub(super) endpoints: Vec<String>,
+    pub(in crate::store) endpoints: Vec<String>,
     /// Of all our keys, without slashes at its ends.
     pub(super) prefix: String,
 }

@@ -48,7 +48,8 @@ impl World {
         let (clock, counts, stop) = (Clock::new(), Arc::new(CheckCounts::default()), Shutdown::new());
         let journal = Arc::new(Journal::new(table.clone()));
         let (tls, counted) = (Arc::default(), counts.clone());
-        let checker = Checker { table: table.clone(), journal, clock, counts: counted, rate, tls };
+        let checker =
+            Checker { table: table.clone(), journal, clock, counts: counted, rate, tls, admin: None };
         let stopped = stop.clone();
         let running = tokio::spawn(async move { checker.run(&stopped).await });
         Self { table, clock, counts, stop, running }
@@ -206,6 +207,7 @@ proptest! {
             counts: Arc::default(),
             rate: Rate::new(1000.0, 100),
             tls: Arc::default(),
+            admin: None,
         };
         let (mut schedule, mut seen) = (Schedule::new(checker.rate), Seen::default());
         for step in steps.into_iter().chain([Step::Look]) {

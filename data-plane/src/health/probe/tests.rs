@@ -26,11 +26,21 @@ async fn check_at(
     method: CheckMethod,
     policy: &HealthCheck,
 ) -> Result<(), String> {
-    let ended = Probe::new(endpoint, method, policy).run(&Lookups::default(), tls).await;
+    let ended = Probe::new(endpoint, method, policy).run(&Lookups::default(), tls, None).await;
     ended.map_err(|failure| match failure {
         Failure::Failed(why) => why,
         Failure::Void(why) => format!("void: {why}"),
     })
+}
+
+#[tokio::test]
+async fn the_admin_side_of_this_data_plane_is_no_replica_that_passes() {
+    let (address, _replica) = answering(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    let endpoint: Endpoint = gateway_proto::Address::parse(&address.to_string()).unwrap().into();
+    let probe = Probe::new(endpoint, CheckMethod::Http, &HealthCheck::default());
+    let ended = probe.run(&Lookups::default(), &ClientTls::default(), Some(address)).await;
+    let Err(Failure::Failed(why)) = ended else { panic!("{ended:?}") };
+    assert!(why.contains("leads to the admin side of this data plane"), "{why}");
 }
 
 /// A replica that reads a head, answers so, and yields what it read.
@@ -209,7 +219,9 @@ async fn a_name_is_looked_up_and_one_that_is_none_fails() {
     let policy = policy(|_| {});
     let ended = async |name: String| {
         let endpoint = gateway_proto::Address::parse(&name).unwrap().into();
-        Probe::new(endpoint, CheckMethod::Tcp, &policy).run(&Lookups::default(), &ClientTls::default()).await
+        Probe::new(endpoint, CheckMethod::Tcp, &policy)
+            .run(&Lookups::default(), &ClientTls::default(), None)
+            .await
     };
     assert_eq!(ended(format!("localhost:{port}")).await, Ok(()));
     assert!(matches!(ended("nobody.invalid:80".into()).await, Err(Failure::Failed(_))));

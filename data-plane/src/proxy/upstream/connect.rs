@@ -1,6 +1,6 @@
 //! New connections to replicas: TCP, TLS on it where the replica speaks it, and which HTTP goes over it.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use gateway_proto::{Endpoint, endpoint::Kind};
 use gateway_runtime::tls::ClientTls;
@@ -54,15 +54,24 @@ pub(super) enum Offer {
     Http1,
 }
 
+/// Whom to believe on the way to replicas, and where none is.
+#[derive(Debug, Clone)]
+pub(in crate::proxy) struct Way {
+    /// Which replicas are believed over TLS, and what they are shown.
+    pub(in crate::proxy) tls: Arc<ClientTls>,
+    /// The admin side of this process.
+    pub(in crate::proxy) admin: Option<SocketAddr>,
+}
+
 /// Connects as the endpoint wants it, within `time`, the TLS handshake included.
 pub(super) async fn connect(
     endpoint: &Endpoint,
-    tls: &Arc<ClientTls>,
+    way: &Way,
     offer: Offer,
     time: Duration,
 ) -> Result<Connected, ConnectFailure> {
     let connected = async {
-        let stream = tcp(endpoint).await?;
+        let stream = tcp(endpoint, way.admin).await?;
         match endpoint.protocol.kind() {
             Kind::Http1 => Ok(Connected { stream: Stream::Tcp(stream), is_http2: false, is_agreed: true }),
             Kind::H2c => {
@@ -71,7 +80,7 @@ pub(super) async fn connect(
             }
             Kind::Tls(_) => {
                 keep_alive(&stream);
-                encrypt(stream, endpoint, tls, offer).await
+                encrypt(stream, endpoint, &way.tls, offer).await
             }
         }
     };
@@ -81,14 +90,15 @@ pub(super) async fn connect(
     }
 }
 
-/// Connects without more.
-pub(super) async fn tcp(endpoint: &Endpoint) -> Result<TcpStream, ConnectFailure> {
+/// Connects without more, unless it leads to `admin`.
+pub(super) async fn tcp(endpoint: &Endpoint, admin: Option<SocketAddr>) -> Result<TcpStream, ConnectFailure> {
     let address = &endpoint.address;
     let connected = async {
         let stream = match address.socket() {
             Some(socket) => TcpStream::connect(socket).await?,
             None => to_name(address.host(), address.port()).await?,
         };
+        resolved::check_not_admin(admin, address.port(), &stream)?;
         stream.set_nodelay(true)?;
         Ok(stream)
     };

@@ -4,18 +4,16 @@ use std::{
     cell::RefCell,
     collections::{HashMap, VecDeque},
     rc::Rc,
-    sync::Arc,
     task::Poll,
     time::Duration,
 };
 
 use gateway_proto::{Endpoint, endpoint::Kind};
-use gateway_runtime::tls::ClientTls;
 use tokio::sync::Notify;
 
 use super::{
     Link,
-    connect::{ConnectFailure, Connected, Offer, connect, tcp, tls_fault},
+    connect::{ConnectFailure, Connected, Offer, Way, connect, tcp, tls_fault},
     http1::Http1Link,
     http2::Http2Link,
     shared::Shared,
@@ -37,7 +35,7 @@ pub(in crate::proxy) struct Pool(Rc<Connections>);
 struct Connections {
     buffers: Rc<Buffers>,
     limits: Limits,
-    tls: Arc<ClientTls>,
+    way: Way,
     clock: Clock,
     idle: RefCell<ByEndpoint<VecDeque<Idle>>>,
     places: RefCell<ByEndpoint<Place>>,
@@ -73,16 +71,11 @@ impl Place {
 }
 
 impl Pool {
-    /// One whose connections borrow these buffers, keep within these limits, and believe those that `tls` does.
-    pub(in crate::proxy) fn new(
-        buffers: Rc<Buffers>,
-        limits: &Limits,
-        tls: Arc<ClientTls>,
-        clock: Clock,
-    ) -> Self {
+    /// One whose connections borrow these buffers, keep within these limits, and go this way.
+    pub(in crate::proxy) fn new(buffers: Rc<Buffers>, limits: &Limits, way: Way, clock: Clock) -> Self {
         let limits = limits.clone();
         let (idle, places) = (RefCell::default(), RefCell::default());
-        Self(Rc::new(Connections { buffers, limits, tls, clock, idle, places }))
+        Self(Rc::new(Connections { buffers, limits, way, clock, idle, places }))
     }
 
     /// An idle connection if there is a live one, or a place on one that is shared, else a new one.
@@ -149,7 +142,7 @@ impl Pool {
     /// # Errors
     /// As with [`Pool::link`].
     async fn new_link(&self, endpoint: &Endpoint, connect_timeout: Duration) -> Result<Link, ConnectFailure> {
-        match tokio::time::timeout(connect_timeout, tcp(endpoint)).await {
+        match tokio::time::timeout(connect_timeout, tcp(endpoint, self.0.way.admin)).await {
             Ok(stream) => Ok(Link::Http1(self.0.http1(Stream::Tcp(stream?)))),
             Err(_) => Err(ConnectFailure::Replica(Fault::ConnectTimeout)),
         }
@@ -227,7 +220,7 @@ impl Connections {
         endpoint: &Endpoint,
         connect_timeout: Duration,
     ) -> Result<(Box<Http1Link>, bool), ConnectFailure> {
-        let connected = connect(endpoint, &self.tls, Offer::Http1, connect_timeout).await?;
+        let connected = connect(endpoint, &self.way, Offer::Http1, connect_timeout).await?;
         Ok((self.http1(connected.stream), connected.is_agreed))
     }
 
@@ -288,7 +281,7 @@ impl Connections {
             }
             let changes = changed.notified();
             if self.with_place(endpoint, |place| place.speaks_http1) {
-                let connected = connect(endpoint, &self.tls, Offer::Both, connect_timeout).await?;
+                let connected = connect(endpoint, &self.way, Offer::Both, connect_timeout).await?;
                 return self.linked(endpoint, connected).await;
             }
             self.begin(endpoint, connect_timeout);
@@ -379,7 +372,7 @@ struct Begun {
 impl Begun {
     async fn connect(mut self, connect_timeout: Duration) {
         let Self { connections, endpoint, .. } = &self;
-        let result = match connect(endpoint, &connections.tls, Offer::Both, connect_timeout).await {
+        let result = match connect(endpoint, &connections.way, Offer::Both, connect_timeout).await {
             Ok(Connected { stream, is_http2: true, .. }) => {
                 connections.share(endpoint, stream).await.map(drop)
             }

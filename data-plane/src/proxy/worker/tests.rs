@@ -35,6 +35,7 @@ pub(in crate::proxy) fn worker_as(
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         tls: None,
         upstream_tls: Arc::default(),
+        admin: None,
         workers: 1,
         node_id: NodeId::parse("dp-1").unwrap(),
         domain: None,

@@ -1,6 +1,6 @@
 //! Replicas whose lease lapsed: removed, held as LOST, heard of again, or replaced.
 
-use gateway_proto::v1::RemovalCause;
+use gateway_proto::{Mode, v1::RemovalCause};
 
 use super::*;
 use crate::registry::{Holding, Quota, Registrant};
@@ -102,6 +102,35 @@ fn the_address_of_a_lost_replica_goes_to_who_registers_there_at_one_revision() {
     let why = why_lease_is_void(&registry.view, &lost.key, lease_of(&lost), UNIX_EPOCH);
     let expected = "replica new registered at its address".to_owned();
     assert_eq!(why, RegistryError::ReplicaRemoved { key: lost.key.clone(), why: expected });
+}
+
+#[test]
+fn an_operators_drain_of_a_lost_replica_holds_for_who_takes_its_address_and_an_owners_does_not() {
+    for (proof, mode) in [(None, Mode::Draining), (Some(()), Mode::Serving)] {
+        for is_there_already in [false, true] {
+            let mut registry = Registry::default();
+            let (old, _) = registry.register(&named("old", 1));
+            if is_there_already {
+                registry.register(&named("new", 2));
+            }
+            let wish = DrainWish {
+                key: old.key.clone(),
+                proof: proof.map_or(Proof::Force, |()| Proof::Lease(lease_of(&old))),
+                timeout: None,
+                etag: String::new(),
+                allow_last: true,
+                said: said("ana", "disk"),
+            };
+            let drained = registry.replica(&Command::Drain(Box::new(wish)));
+            registry.replica(&hold(&drained));
+            let (new, created) = registry.register(&named("new", 1));
+            assert_eq!((new.mode(), created), (mode, !is_there_already));
+            if let Some(drain) = &new.drain {
+                // What is in flight at the newcomer is known from here on.
+                assert_eq!((&*drain.author, &*drain.reason, drain.revision), ("ana", "disk", new.revision));
+            }
+        }
+    }
 }
 
 #[test]

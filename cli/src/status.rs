@@ -77,8 +77,9 @@ fn next_step(reason: &str, service: &str) -> Option<String> {
         reason::ROUTE_NOT_FOUND | reason::ROUTE_CONFLICT => Some("gwctl route get".to_owned()),
         reason::ETAG_MISMATCH => Some("look at it again, then try again".to_owned()),
         reason::STORE_UNAVAILABLE => {
-            Some("nothing was changed; look at the control plane's log and its disk".to_owned())
+            Some("nothing was changed; look at the control plane's log and its store".to_owned())
         }
+        reason::INTERRUPTED => Some("it may have been made or not: look, and ask again if it was not".to_owned()),
         reason::CREDENTIALS_REQUIRED => {
             Some("name a file with a token by  --token-file FILE,  or a certificate by  --cert-file  and  --key-file".to_owned())
         }

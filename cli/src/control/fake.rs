@@ -65,6 +65,8 @@ pub(crate) struct Script {
     pub(crate) ignore_register: usize,
     /// Where a replica is shown to be registered, if it is; without it that is not for who asks.
     pub(crate) shown_at: Option<Option<String>>,
+    /// Refuses lists of replicas.
+    pub(crate) hides_lists: bool,
     /// Streams that keep leases alive are handed out, and answered by the test. Without it there are none.
     pub(crate) keep_alive: Option<mpsc::UnboundedSender<KeptAlive>>,
     pub(crate) undrained: Vec<v1::UndrainReplicaRequest>,

@@ -40,6 +40,8 @@ pub(crate) struct Script {
     /// Without them, the list of data planes is never answered: for tests of deadlines.
     pub(crate) nodes: Option<Vec<v1::Node>>,
     pub(crate) overrides: Vec<v1::OverrideEntry>,
+    /// There is nothing to end.
+    pub(crate) has_no_overrides: bool,
     pub(crate) what_if: v1::WhatIfResponse,
     pub(crate) explained: Vec<v1::ExplainReplicaResponse>,
     pub(crate) explained_services: Vec<v1::ExplainServiceResponse>,

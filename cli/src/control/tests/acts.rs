@@ -368,3 +368,11 @@ async fn who_has_the_lease_of_a_replica_removes_it_by_that_and_is_asked_nothing(
     assert_eq!(error.exit, Exit::Usage);
     assert!(error.headline.ends_with("it holds no id of a lease"), "{}", error.headline);
 }
+
+#[tokio::test]
+async fn the_end_of_an_override_that_is_not_there_is_not_found() {
+    let (_, _, url) = connect(Script { has_no_overrides: true, ..orders() }).await;
+    let error = run("end-override nope", &url).await.unwrap_err();
+    assert_eq!((error.exit, error.headline.as_str()), (Exit::NotFound, "there is no override \"nope\""));
+    assert_eq!(error.hints, ["gwctl get overrides"]);
+}

@@ -530,4 +530,43 @@ mod tests {
         assert_eq!(origin("gwctl get services -e http://h:1"), Origin::Flag);
         assert_eq!(origin("gwctl get services"), Origin::Default);
     }
+
+    /// The words behind `gwctl` in what is set as code within a line, as far as they may be names of commands.
+    fn commands_in(document: &str) -> impl Iterator<Item = Vec<&str>> {
+        let lines = document.split('`').skip(1).step_by(2).filter_map(|code| code.strip_prefix("gwctl "));
+        lines.map(|line| {
+            let words = line.split_whitespace();
+            words
+                .take_while(|word| {
+                    word.chars().all(|c| c.is_ascii_lowercase() || c == '-') && !word.starts_with('-')
+                })
+                .collect()
+        })
+    }
+
+    #[test]
+    fn every_command_that_the_documents_name_is_there() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut files: Vec<_> =
+            std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
+        files.push(root.join("README.md"));
+        let (cli, mut count) = (<Cli as clap::CommandFactory>::command(), 0);
+        for file in files {
+            let document = std::fs::read_to_string(&file).unwrap();
+            for words in commands_in(&document) {
+                let mut command = &cli;
+                for word in &words {
+                    if !command.has_subcommands() {
+                        break;
+                    }
+                    let found = command.find_subcommand(word);
+                    command =
+                        found.unwrap_or_else(|| panic!("{}: gwctl {}", file.display(), words.join(" ")));
+                }
+                count += 1;
+            }
+        }
+        assert!(count > 50, "only {count} were found");
+    }
 }

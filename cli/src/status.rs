@@ -3,6 +3,8 @@
 //! The control plane puts the facts into `google.rpc.Status` details; this file turns violations into lines, the
 //! reason into the code, and what can be done into hints. It never matches on the text of a message.
 
+use std::time::Duration;
+
 use gateway_proto::{code_name, reason};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -40,7 +42,7 @@ pub(crate) fn explain(status: &Status, subject: Subject<'_>) -> Error {
     error.details.extend(violations.iter().map(|v| format!("{}: {}", v.field, v.description)));
     error.hints.extend(next_step(reason, subject.service));
     if let Some(delay) = details.retry_info().and_then(|retry| retry.retry_delay) {
-        error.hints.push(format!("retry in {}", humantime::format_duration(delay)));
+        error.hints.push(format!("retry in {}", humantime::format_duration(rounded(delay))));
     }
     if let Some(help) = details.help() {
         error.hints.extend(help.links.iter().map(|link| format!("{} {}", link.description, link.url)));
@@ -50,6 +52,14 @@ pub(crate) fn explain(status: &Status, subject: Subject<'_>) -> Error {
         error.code = format!("{} / {reason}", error.code);
     }
     error
+}
+
+/// To seconds, and below one to milliseconds; never to less than it is.
+fn rounded(delay: Duration) -> Duration {
+    let unit = if delay < Duration::from_secs(1) { 1_000_000 } else { 1_000_000_000 };
+    Duration::from_nanos(
+        u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX).div_ceil(unit).saturating_mul(unit),
+    )
 }
 
 /// Whether a status did not come from a control plane that knows the call: ours give a reason for what they refuse,
@@ -77,8 +87,9 @@ fn next_step(reason: &str, service: &str) -> Option<String> {
         reason::ROUTE_NOT_FOUND | reason::ROUTE_CONFLICT => Some("gwctl route get".to_owned()),
         reason::ETAG_MISMATCH => Some("look at it again, then try again".to_owned()),
         reason::STORE_UNAVAILABLE => {
-            Some("nothing was changed; look at the control plane's log and its disk".to_owned())
+            Some("nothing was changed; look at the control plane's log and its store".to_owned())
         }
+        reason::INTERRUPTED => Some("it may have been made or not: look, and ask again if it was not".to_owned()),
         reason::CREDENTIALS_REQUIRED => {
             Some("name a file with a token by  --token-file FILE,  or a certificate by  --cert-file  and  --key-file".to_owned())
         }
@@ -110,7 +121,7 @@ fn exit(code: Code) -> Exit {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashMap, time::Duration};
+    use std::collections::HashMap;
 
     use tonic_types::ErrorDetails;
 
@@ -174,6 +185,28 @@ mod tests {
         assert_eq!(error.headline, "4096 commands wait");
         assert_eq!(error.hints, ["retry in 3s"]);
         assert_eq!(error.exit, Exit::Failed);
+    }
+
+    #[test]
+    fn a_retry_delay_is_rounded_to_what_people_can_wait_for_and_never_to_less() {
+        for (nanos, told) in
+            [(28_179_314, "29ms"), (999_999_999, "1s"), (1_000_000_001, "2s"), (90_000_000_000, "1m 30s")]
+        {
+            assert_eq!(humantime::format_duration(rounded(Duration::from_nanos(nanos))).to_string(), told);
+        }
+    }
+
+    #[test]
+    fn a_change_that_may_have_been_made_is_never_said_to_have_changed_nothing() {
+        let hints = |reason| {
+            let details = ErrorDetails::with_error_info(reason, reason::DOMAIN, HashMap::new());
+            explain(&Status::with_error_details(Code::Unavailable, "no", details), ORDERS).hints
+        };
+        assert_eq!(
+            hints(reason::INTERRUPTED),
+            ["it may have been made or not: look, and ask again if it was not"]
+        );
+        assert!(hints(reason::STORE_UNAVAILABLE)[0].starts_with("nothing was changed"));
     }
 
     #[test]

@@ -47,10 +47,7 @@ impl Target {
             [one] => Ok(one),
             [] => {
                 let known = replicas.iter().map(|replica| replica.replica_id.as_str());
-                let mut error = Error::new(
-                    Exit::NotFound,
-                    format!("{} has no replica \"{}\"", self.service, self.prefix),
-                );
+                let mut error = self.unknown();
                 error
                     .hints
                     .extend(nearest(&self.prefix, known).map(|name| format!("did you mean \"{name}\"?")));
@@ -66,14 +63,21 @@ impl Target {
 }
 
 impl Target {
-    /// The whole name of the replica that [`Target::find`] finds.
+    /// That there is none.
+    pub(crate) fn unknown(&self) -> Error {
+        Error::new(Exit::NotFound, format!("{} has no replica \"{}\"", self.service, self.prefix))
+    }
+
+    /// The whole name of the replica that was found for it.
     ///
     /// # Errors
-    /// As there.
-    pub(crate) fn key(&self, replicas: &[v1::Replica]) -> Result<ReplicaKey, Error> {
-        let found = &self.find(replicas)?.replica_id;
-        ReplicaKey::parse(self.service.as_str(), found).map_err(|invalid| {
-            Error::new(Exit::Failed, format!("the control plane lists a replica with a bad name: {invalid}"))
+    /// For a name that is none.
+    pub(crate) fn key(&self, found: &v1::Replica) -> Result<ReplicaKey, Error> {
+        ReplicaKey::parse(self.service.as_str(), &found.replica_id).map_err(|invalid| {
+            Error::new(
+                Exit::Failed,
+                format!("the control plane tells of a replica with a bad name: {invalid}"),
+            )
         })
     }
 }

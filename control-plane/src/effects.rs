@@ -112,13 +112,14 @@ impl Effects {
     fn settle_leases(&self, next: &View) -> Vec<Change> {
         let now = clock::now();
         let changes = self.publisher.read(|view| view.changes_to(next));
-        let mut count = 0;
         for change in changes.iter().filter_map(Change::as_replica) {
             self.settle_lease(self.lease_of(&change.key), change.record.as_deref(), now);
-            count += 1;
         }
-        if count > 0 {
-            tracing::warn!(changes = count, "the store had made changes durable that had not been heard of");
+        if !changes.is_empty() {
+            tracing::warn!(
+                changes = changes.len(),
+                "the store had made changes durable that had not been heard of"
+            );
         }
         changes
     }

@@ -52,6 +52,7 @@ pub(crate) struct Metrics {
     panics: Family<TaskLabels, Counter>,
     denials: Family<ReasonLabels, Counter>,
     key_fetches: Family<ResultLabels, Counter>,
+    auth_file_unusable: Gauge,
     peers: Family<StateLabels, Gauge>,
     store_silence: Gauge<f64, AtomicU64>,
 }
@@ -196,6 +197,7 @@ impl Metrics {
             panics: Family::default(),
             denials: Family::default(),
             key_fetches: Family::default(),
+            auth_file_unusable: Gauge::default(),
         };
         let registry = &mut metrics.registry;
         registry.register("gateway_registry_services", "Services registered", metrics.services.clone());
@@ -286,6 +288,11 @@ impl Metrics {
             "Fetches of the keys of JWTs from their issuer, by whether they gave any",
             metrics.key_fetches.clone(),
         );
+        registry.register(
+            "gateway_auth_file_unusable",
+            "1 while the auth file has changed and cannot be used, so that what it said before holds",
+            metrics.auth_file_unusable.clone(),
+        );
         let build = vec![
             ("version", env!("CARGO_PKG_VERSION")),
             ("revision", BUILD.revision),
@@ -358,6 +365,11 @@ impl Metrics {
     /// Counts a fetch of keys for JWTs.
     pub(crate) fn fetched_keys(&self, is_done: bool) {
         self.key_fetches.get_or_create(&fetch_labels(is_done)).inc();
+    }
+
+    /// Notes whether the auth file could be used when it was read last.
+    pub(crate) fn read_auth_file(&self, is_usable: bool) {
+        self.auth_file_unusable.set((!is_usable).into());
     }
 
     pub(crate) fn committed(&self, took: Duration) {

@@ -134,7 +134,10 @@ struct Row {
 impl Refusal {
     /// Whether the store is what is in the way, and nothing about the request.
     pub(crate) fn is_of_store(&self) -> bool {
-        matches!(self, Self::Write(WriteError::StoreUnavailable | WriteError::StoreMoves))
+        matches!(
+            self,
+            Self::Write(WriteError::StoreUnavailable | WriteError::StoreMoves | WriteError::Interrupted)
+        )
     }
 
     fn row(&self) -> Row {

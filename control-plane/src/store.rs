@@ -49,7 +49,8 @@ pub use self::{
 /// nobody else's has no news and refuses no base.
 pub trait Store: Send + 'static {
     /// Reads everything. Called at the start, again after a failed commit, whose outcome is unknown until then, and
-    /// whenever news ask for it. News begin behind what was read.
+    /// whenever news ask for it. News begin behind what was read, but for changes that they have not told of before, if the store
+    /// still can: those are told once, although what they did was read.
     ///
     /// # Errors
     /// [`StoreError`]: nothing is known; try again later.
@@ -198,6 +199,9 @@ pub enum StoreError {
     /// It is not what it has to be, or not for us: that does not pass before somebody has seen to it.
     #[error("{0}")]
     Unusable(String),
+    /// It was asked for a change and has not answered, or not as it should: the change may have been made or not.
+    #[error("{0}")]
+    Unanswered(String),
     /// Anything else; it may pass.
     #[error("{0}")]
     Unavailable(String),
@@ -207,7 +211,7 @@ impl StoreError {
     /// Whether to try again later may be of use.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Full(_) | Self::InUse | Self::Unavailable(_) => true,
+            Self::Full(_) | Self::InUse | Self::Unanswered(_) | Self::Unavailable(_) => true,
             Self::Fenced(fence) => !matches!(fence, Fence::Moved { .. }),
             Self::Unusable(_) => false,
         }

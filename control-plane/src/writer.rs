@@ -47,13 +47,13 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Commands wait for so long for the store to be read again when nobody knows what it holds; from then on they are refused.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Why a command changed nothing.
+/// Why a command changed nothing, or is not known to have changed anything.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum WriteError {
     /// A rule of the registry forbids it.
     #[error(transparent)]
     Refused(#[from] RegistryError),
-    /// The store did not take it. To repeat it is safe.
+    /// The store was not asked, or did not take it. To repeat it is safe.
     #[error("the store is unavailable: try again soon")]
     StoreUnavailable,
     /// What the store holds moves to another one.
@@ -65,7 +65,8 @@ pub(crate) enum WriteError {
     /// Too many commands wait, or for longer than their callers do.
     #[error("too many changes are waiting: try again soon")]
     Overloaded,
-    /// The writer panicked with it in hand. What became of it is unknown, and to repeat it is safe.
+    /// The store was asked and has not answered, or the writer panicked with it in hand. What became of it is unknown, and to
+    /// repeat it is safe.
     #[error("the change was interrupted and may have been made: try again")]
     Interrupted,
     /// The control plane is ending.
@@ -115,6 +116,10 @@ pub(crate) struct Writer<S> {
     /// What people are still to be told of the last group. When more commands wait, that is done while the store works
     /// on the next group, which it does on another thread: it takes as long as deciding and applying together.
     untold: Vec<Event>,
+    /// The store has it, and has not answered yet, or never will.
+    in_hand: Group,
+    /// Read from a shared store before anybody told of it: what came after the first of these revisions, and up to the other.
+    unheard: Option<(Revision, Revision)>,
 }
 
 /// Nobody knows what the store holds.
@@ -237,6 +242,8 @@ impl<S: Store> Writer<S> {
                 is_running: false,
                 is_shaken: false,
                 untold: Vec::new(),
+                in_hand: Group::default(),
+                unheard: None,
             },
             commands,
             is_available,
@@ -395,9 +402,10 @@ impl<S: Store> Writer<S> {
             };
         }
         let started = clock::now();
+        self.in_hand = group;
         let (effects, untold) = (&self.effects, &mut self.untold);
         // In this order: the store is at work by the time this thread is.
-        let (result, ()) = tokio::join!(self.store.commit(base, group.mutations()), async {
+        let (result, ()) = tokio::join!(self.store.commit(base, self.in_hand.mutations()), async {
             effects.tell(&std::mem::take(untold));
         });
         self.effects.metrics.committed(clock::now() - started);
@@ -405,7 +413,7 @@ impl<S: Store> Writer<S> {
             Ok(Commit::Durable(revisions)) => {
                 let committed: Vec<_> = revisions
                     .into_iter()
-                    .zip(group.into_mutations())
+                    .zip(std::mem::take(&mut self.in_hand).into_mutations())
                     .map(|(revision, mutation)| Committed { revision, mutation })
                     .collect();
                 let answers: Vec<_> =
@@ -418,6 +426,7 @@ impl<S: Store> Writer<S> {
                 true
             }
             Ok(Commit::Overtaken(heard_of)) => {
+                self.in_hand = Group::default();
                 self.effects.hear(&heard_of);
                 put_back(decided, pending);
                 false
@@ -442,14 +451,17 @@ impl<S: Store> Writer<S> {
         let (refusal, pause) = match error {
             StoreError::Full(_) => (WriteError::StoreFull, RETRY_INTERVAL),
             StoreError::Fenced(_) => (WriteError::StoreMoves, RETRY_INTERVAL),
-            StoreError::InUse | StoreError::Unusable(_) | StoreError::Unavailable(_) => {
-                (WriteError::StoreUnavailable, Duration::ZERO)
-            }
+            StoreError::InUse
+            | StoreError::Unusable(_)
+            | StoreError::Unavailable(_)
+            | StoreError::Unanswered(_) => (WriteError::StoreUnavailable, Duration::ZERO),
         };
         self.doubt = Some(Doubt { until: clock::now() + pause, refusal: refusal.clone() });
         self.available.send_replace(false);
-        for (envelope, _) in decided {
-            answer(envelope.reply, Err(refusal.clone()));
+        for (envelope, outcome) in decided {
+            // What has an outcome was to change nothing.
+            let may_be_made = outcome.is_none() && matches!(error, StoreError::Unanswered(_));
+            answer(envelope.reply, Err(if may_be_made { WriteError::Interrupted } else { refusal.clone() }));
         }
     }
 
@@ -472,7 +484,8 @@ impl<S: Store> Writer<S> {
                     StoreError::Full(_)
                     | StoreError::InUse
                     | StoreError::Unusable(_)
-                    | StoreError::Unavailable(_) => WriteError::StoreUnavailable,
+                    | StoreError::Unavailable(_)
+                    | StoreError::Unanswered(_) => WriteError::StoreUnavailable,
                 };
                 self.doubt = Some(Doubt { until, refusal });
             }

@@ -10,13 +10,13 @@ fn check_label(field: &str, text: &str, max: usize) -> Result<(), Invalid> {
     if text.is_empty() {
         return refuse("is required".into());
     }
-    if text.len() > max {
-        return refuse(format!("has {} characters, at most {max} are allowed", text.len()));
+    let length = text.chars().count();
+    if length > max {
+        return refuse(format!("has {length} characters, at most {max} are allowed"));
     }
-    let bad = text.bytes().find(|b| !(b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-'));
+    let bad = text.chars().find(|c| !(c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-'));
     if let Some(bad) = bad {
-        let shown = char::from(bad).escape_default();
-        return refuse(format!("may hold only a-z, 0-9 and '-', found '{shown}'"));
+        return refuse(format!("may hold only a-z, 0-9 and '-', found '{}'", bad.escape_debug()));
     }
     if text.starts_with('-') || text.ends_with('-') {
         return refuse("must begin and end with a letter or a digit".into());
@@ -142,6 +142,8 @@ mod tests {
             ("Orders", "may hold only a-z, 0-9 and '-', found 'O'"),
             ("a b", "may hold only a-z, 0-9 and '-', found ' '"),
             ("a\r\nb", "may hold only a-z, 0-9 and '-', found '\\r'"),
+            ("s\u{e9}rv", "may hold only a-z, 0-9 and '-', found '\u{e9}'"),
+            ("a\u{202e}", "may hold only a-z, 0-9 and '-', found '\\u{202e}'"),
             ("../etc", "may hold only a-z, 0-9 and '-', found '.'"),
             ("-a", "must begin and end with a letter or a digit"),
             ("a-", "must begin and end with a letter or a digit"),

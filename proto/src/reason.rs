@@ -43,7 +43,7 @@ pub const ROUTE_INVALID: &str = "ROUTE_INVALID";
 pub const ROUTE_CONFLICT: &str = "ROUTE_CONFLICT";
 /// A page token that this server did not issue for this request.
 pub const PAGE_TOKEN_INVALID: &str = "PAGE_TOKEN_INVALID";
-/// The store did not take the change; nothing was changed.
+/// The store could not be asked for the change, or did not take it; nothing was changed.
 pub const STORE_UNAVAILABLE: &str = "STORE_UNAVAILABLE";
 /// The registry cannot be moved to another store from here, or not now, or not like this; nothing was changed.
 pub const MOVE_REFUSED: &str = "MOVE_REFUSED";
@@ -51,7 +51,7 @@ pub const MOVE_REFUSED: &str = "MOVE_REFUSED";
 pub const OVERLOADED: &str = "OVERLOADED";
 /// A limit on replicas, streams, connections or data planes is reached.
 pub const QUOTA_EXCEEDED: &str = "QUOTA_EXCEEDED";
-/// The control plane failed with the change in hand, which may have been made or not; to repeat it is safe.
+/// The store did not answer, or the control plane failed, with the change in hand, which may have been made or not; to repeat it is safe.
 pub const INTERRUPTED: &str = "INTERRUPTED";
 /// The request met a defect of the control plane, whose log tells it. What it asked for may have been done or not.
 pub const INTERNAL_ERROR: &str = "INTERNAL_ERROR";

@@ -390,6 +390,33 @@ async fn a_data_plane_and_gwctl_show_their_tokens_and_what_people_do_bears_their
 }
 
 #[tokio::test]
+async fn gwctl_does_with_the_token_of_a_replica_what_that_may_and_what_it_says_itself() {
+    let locked = Locked::start(&[]).await;
+    let gwctl = async |line: &str| locked.gwctl("payments", line).await;
+    let registered = gwctl("register payments 127.0.0.1:9 --id r-1").await.success();
+    gwctl("drain payments/r-1 --allow-last --drain-timeout 0s").await.success();
+    gwctl("wait payments/r-1 --for drained --timeout 10s").await.success();
+    gwctl("undrain payments/r-1").await.success();
+    let (_, said) = registered.split_once("remove it with  gwctl ").unwrap();
+    gwctl(said.trim()).await.success();
+    gwctl("wait payments/r-1 --for deleted --timeout 10s").await.success();
+    // One with a lease goes by that, and by nothing else.
+    let leased = gwctl("register payments 127.0.0.1:9 --id r-2 --ttl 10m -o json").await.json();
+    let lease = locked.folder.path().join("lease");
+    std::fs::write(&lease, leased["leaseId"].as_str().unwrap()).unwrap();
+    let refused = gwctl("deregister payments/r-2 -y").await;
+    assert_eq!(refused.code(), 6, "{}", refused.stderr);
+    gwctl(&format!("deregister payments/r-2 --lease-file {}", lease.display())).await.success();
+    assert_eq!(gwctl("deregister payments/r-2 -y").await.code(), 3);
+    // An operator's word is told as such.
+    gwctl("register payments 127.0.0.1:9 --id r-3").await.success();
+    locked.gwctl("operator", "deregister payments/r-3").await.success();
+    let events = locked.gwctl("reader", "get events -o json").await.json();
+    let last = events["events"].as_array().unwrap().iter().find(|event| event["replicaId"] == "r-3").unwrap();
+    assert_eq!((&last["actor"], &last["eventType"]), (&json!("operator"), &json!("REPLICA_DEREGISTERED")));
+}
+
+#[tokio::test]
 async fn a_program_under_gwctl_run_is_registered_by_its_token_and_one_without_is_not_started() {
     let locked = Locked::start(&[]).await;
     let run = |token: &str| {

@@ -191,6 +191,19 @@ fn check(file: &Path, output: &Output) -> Result<(), Error> {
     }
 }
 
+/// Whether whoever asks has the role operator, as far as the control plane says: where nobody is asked who he is, everybody has.
+pub(crate) async fn is_operator(control: &Control) -> bool {
+    let told = control.probe("/whoami").await.ok();
+    // One of an older version does not say.
+    told.and_then(|told| serde_json::from_str(&told.text).ok()).is_none_or(|told| has_role(&told, "operator"))
+}
+
+fn has_role(told: &Value, role: &str) -> bool {
+    let grants = told["grants"].as_array().into_iter().flatten();
+    let mut roles = grants.flat_map(|grant| grant["roles"].as_array().into_iter().flatten());
+    told["authentication"] != true || roles.any(|granted| granted == role)
+}
+
 /// Says who one is to a control plane.
 ///
 /// # Errors
@@ -280,6 +293,15 @@ mod tests {
             expires_in: None,
             out: None,
         }
+    }
+
+    #[test]
+    fn whoever_may_do_everything_is_an_operator_and_of_who_is_known_his_roles_say_it() {
+        let told = |roles: &[&str]| serde_json::json!({"authentication": true, "grants": [{"roles": ["reader"]}, {"roles": roles}]});
+        assert!(has_role(&serde_json::json!({"authentication": false}), "operator"));
+        assert!(has_role(&told(&["replica", "operator"]), "operator"));
+        assert!(!has_role(&told(&["replica"]), "operator"));
+        assert!(!has_role(&serde_json::json!({"authentication": true, "name": null}), "operator"));
     }
 
     #[test]

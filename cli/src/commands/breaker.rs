@@ -254,7 +254,7 @@ impl Which {
         let service = self.service().to_string();
         Ok(match &self.named {
             Named::Replica(target) => {
-                let key = target.key(replicas)?;
+                let key = target.key(target.find(replicas)?)?;
                 Chosen { service, replica_id: key.replica.to_string(), names: vec![key.to_string()] }
             }
             Named::Service(_) => Chosen {

@@ -1,11 +1,14 @@
 //! `gwctl deregister`: removes a replica, and says so beforehand when its owner will bring it back.
 
 use std::{
+    fs,
     io::{self, BufRead as _, IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
 use gateway_proto::{
+    LeaseId,
     time::{duration, non_negative},
     v1::{DeregisterRequest, DeregisterResponse, Replica},
 };
@@ -13,6 +16,7 @@ use gateway_proto::{
 use crate::{
     age,
     authorship::Authorship,
+    commands::auth,
     control::Control,
     error::{Error, Exit},
     output::{Format, Output},
@@ -29,6 +33,9 @@ pub(crate) struct Args {
     /// Keep it from registering again for this long, 1s to 24h
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     block: Option<Duration>,
+    /// File with the id of its lease, as `gwctl register` shows it: what its owner may, without the role operator
+    #[arg(long, value_name = "FILE", conflicts_with = "block")]
+    lease_file: Option<PathBuf>,
     #[command(flatten)]
     authorship: Authorship,
     /// Do not ask
@@ -41,10 +48,12 @@ pub(crate) struct Args {
 /// # Errors
 /// When it does not exist, when nobody could or would confirm, and what the control plane refuses.
 pub(crate) async fn run(args: Args, control: &Control, output: &Output, may_ask: bool) -> Result<(), Error> {
-    let replicas = control.replicas(Some(&args.target.service)).await?.replicas;
-    let replica = args.target.find(&replicas)?;
-    // A live owner that may not come back is what was asked for.
-    if let Some(renewed) = live_owner(replica, SystemTime::now()).filter(|_| args.block.is_none()) {
+    let lease_id = args.lease_file.as_deref().map(read_lease).transpose()?;
+    let replica = &control.replica(&args.target).await?;
+    let is_permanent = replica.lease.as_ref().is_some_and(|lease| lease.permanent);
+    // A live owner that may not come back is what was asked for, and who shows its lease is the owner.
+    let needs_no_question = args.block.is_some() || lease_id.is_some();
+    if let Some(renewed) = live_owner(replica, SystemTime::now()).filter(|_| !needs_no_question) {
         let warning = warning(replica, renewed);
         if args.yes {
             output.note(format_args!("warning: {warning}"));
@@ -52,14 +61,17 @@ pub(crate) async fn run(args: Args, control: &Control, output: &Output, may_ask:
             confirm(&warning, may_ask)?;
         }
     }
+    // An operator's word, which others have to do without: of a replica that has no lease they need to show none.
+    let force =
+        lease_id.is_none() && (args.block.is_some() || !is_permanent || auth::is_operator(control).await);
     let request = DeregisterRequest {
         service: replica.service.clone(),
         replica_id: replica.replica_id.clone(),
-        force: true,
+        force,
+        lease_id: lease_id.unwrap_or_default(),
         block_reregister_ttl: args.block.map(duration),
         reason: args.authorship.reason,
         author: args.authorship.who.author,
-        ..Default::default()
     };
     let response = control.deregister(request).await?;
     match output.format {
@@ -67,6 +79,17 @@ pub(crate) async fn run(args: Args, control: &Control, output: &Output, may_ask:
         Format::Name => output.data(format_args!("{}/{}\n", replica.service, replica.replica_id)),
         Format::Table | Format::Wide => output.data(render(replica, args.block, &response)),
     }
+}
+
+/// The id of a lease that a file holds, and nothing else.
+fn read_lease(path: &Path) -> Result<String, Error> {
+    let text = fs::read_to_string(path)
+        .map_err(|error| Error::new(Exit::Usage, format!("--lease-file {}: {error}", path.display())))?;
+    let lease = LeaseId::parse(text.trim()).map_err(|_| {
+        Error::new(Exit::Usage, format!("--lease-file {}: it holds no id of a lease", path.display()))
+            .hint("write into it what  gwctl register --ttl  shows, or the lease_id of  -o json")
+    })?;
+    Ok(lease.reveal())
 }
 
 fn render(replica: &Replica, block: Option<Duration>, response: &DeregisterResponse) -> String {

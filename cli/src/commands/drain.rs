@@ -55,8 +55,7 @@ pub(crate) struct Args {
 /// When it does not exist, what the control plane refuses, and [`Exit::WaitOver`] when it still drains after the wait.
 pub(crate) async fn run(args: Args, control: &Control, output: &Output) -> Result<(), Error> {
     let began = Instant::now();
-    let replicas = control.replicas(Some(&args.target.service)).await?.replicas;
-    let key = args.target.key(&replicas)?;
+    let key = args.target.key(&control.replica(&args.target).await?)?;
     let request = DrainReplicaRequest {
         service: key.service.to_string(),
         replica_id: key.replica.to_string(),
@@ -75,11 +74,9 @@ pub(crate) async fn run(args: Args, control: &Control, output: &Output) -> Resul
         }
         None => {
             if is_table {
-                let others = others_ready(&key, &replicas);
-                let text = if args.dry_run {
-                    foretold(&key, others)
-                } else {
-                    asked(&key, &response, SystemTime::now())
+                let text = match args.dry_run {
+                    true => foretold(&key, others_ready(&key, control).await?),
+                    false => asked(&key, &response, SystemTime::now()),
                 };
                 output.data(text)?;
             }
@@ -93,19 +90,28 @@ pub(crate) async fn run(args: Args, control: &Control, output: &Output) -> Resul
     }
 }
 
-/// How many other replicas of the service get requests.
-fn others_ready(key: &ReplicaKey, replicas: &[Replica]) -> usize {
+/// How many other replicas of the service get requests; `None`: that is not for whoever asks.
+async fn others_ready(key: &ReplicaKey, control: &Control) -> Result<Option<usize>, Error> {
+    match control.replicas(Some(&key.service)).await {
+        Ok(listed) => Ok(Some(count_others(key, &listed.replicas))),
+        Err(error) if error.exit == Exit::Denied => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn count_others(key: &ReplicaKey, replicas: &[Replica]) -> usize {
     let others = replicas.iter().filter(|replica| replica.replica_id != key.replica.as_str());
     others.filter(|replica| is_ready(replica)).count()
 }
 
-fn foretold(key: &ReplicaKey, others: usize) -> String {
+fn foretold(key: &ReplicaKey, others: Option<usize>) -> String {
     let remain = match others {
-        0 => "no ready replica would remain".to_owned(),
-        1 => "1 ready replica would remain".to_owned(),
-        _ => format!("{others} ready replicas would remain"),
+        None => String::new(),
+        Some(0) => ": no ready replica would remain".to_owned(),
+        Some(1) => ": 1 ready replica would remain".to_owned(),
+        Some(others) => format!(": {others} ready replicas would remain"),
     };
-    format!("{key} could be drained: {remain}   dry run: nothing changed\n")
+    format!("{key} could be drained{remain}   dry run: nothing changed\n")
 }
 
 /// What there is to say of a drain that nobody waits for.
@@ -429,7 +435,7 @@ orders/r-d4e5 draining: 1/2 data planes stopped sending; what is in flight is cu
             Replica { health: HealthStatus::Unhealthy.into(), ..other("r-3", ReplicaMode::Serving) },
         ];
         assert_eq!(
-            foretold(&key(), others_ready(&key(), &replicas)),
+            foretold(&key(), Some(count_others(&key(), &replicas))),
             "orders/r-d4e5 could be drained: 1 ready replica would remain   dry run: nothing changed\n"
         );
     }

@@ -5,7 +5,7 @@ use gateway_proto::v1::{EndOverrideRequest, EndOverrideResponse};
 use crate::{
     authorship::Authorship,
     control::Control,
-    error::Error,
+    error::{Error, Exit},
     output::{Format, Output},
     terminal::printable,
 };
@@ -20,10 +20,10 @@ pub(crate) struct Args {
     authorship: Authorship,
 }
 
-/// Ends the override; one that is not there any more is no error.
+/// Ends the override.
 ///
 /// # Errors
-/// What the control plane refuses.
+/// When there is none, and what the control plane refuses.
 pub(crate) async fn run(args: Args, control: &Control, output: &Output) -> Result<(), Error> {
     let request = EndOverrideRequest {
         override_id: args.id.clone(),
@@ -31,6 +31,10 @@ pub(crate) async fn run(args: Args, control: &Control, output: &Output) -> Resul
         author: args.authorship.who.author,
     };
     let response = control.end_override(request).await?;
+    if !response.ended {
+        let headline = format!("there is no override \"{}\"", args.id);
+        return Err(Error::new(Exit::NotFound, headline).hint("gwctl get overrides"));
+    }
     match output.format {
         Format::Json => output.message(&response),
         Format::Name => output.data(format_args!("{}\n", printable(&args.id))),
@@ -39,18 +43,5 @@ pub(crate) async fn run(args: Args, control: &Control, output: &Output) -> Resul
 }
 
 fn render(id: &str, response: &EndOverrideResponse) -> String {
-    let outcome = if response.ended { "ended: the rules go on" } else { "is not there: nothing to end" };
-    format!("{} {outcome}   rev {}\n", printable(id), response.revision)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_answer_says_whether_there_was_something_to_end() {
-        let told = |ended| render("guard/orders", &EndOverrideResponse { ended, revision: 9 });
-        assert_eq!(told(true), "guard/orders ended: the rules go on   rev 9\n");
-        assert_eq!(told(false), "guard/orders is not there: nothing to end   rev 9\n");
-    }
+    format!("{} ended: the rules go on   rev {}\n", printable(id), response.revision)
 }

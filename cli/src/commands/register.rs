@@ -174,9 +174,11 @@ fn render(request: &RegisterRequest, response: &RegisterResponse, now: SystemTim
         return format!("{text}\n  remove it with  gwctl deregister {}\n", printable(&name));
     }
     format!(
-        "{text}\n  lease id {} (secret: whoever has it owns the replica), heartbeat every {}\n",
+        "{text}\n  lease id {} (secret: whoever has it owns the replica), heartbeat every {}\n  \
+         remove it with  gwctl deregister {} --lease-file FILE,  a file with that id\n",
         printable(&response.lease_id),
-        exactly(response.heartbeat_interval)
+        exactly(response.heartbeat_interval),
+        printable(&name)
     )
 }
 
@@ -300,7 +302,8 @@ mod tests {
         assert_eq!(
             render(&asked(Some(30)), &response, now()),
             "orders/r-e6f7 registered anew at 10.0.0.15:8080 (lease of 30s: gone in 30s without a heartbeat)   \
-             rev 1843\n  lease id 00ff (secret: whoever has it owns the replica), heartbeat every 10s\n"
+             rev 1843\n  lease id 00ff (secret: whoever has it owns the replica), heartbeat every 10s\n  \
+             remove it with  gwctl deregister orders/r-e6f7 --lease-file FILE,  a file with that id\n"
         );
     }
 

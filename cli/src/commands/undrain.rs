@@ -28,8 +28,7 @@ pub(crate) struct Args {
 /// # Errors
 /// When it does not exist, and what the control plane refuses.
 pub(crate) async fn run(args: Args, control: &Control, output: &Output) -> Result<(), Error> {
-    let replicas = control.replicas(Some(&args.target.service)).await?.replicas;
-    let key = args.target.key(&replicas)?;
+    let key = args.target.key(&control.replica(&args.target).await?)?;
     let request = UndrainReplicaRequest {
         service: key.service.to_string(),
         replica_id: key.replica.to_string(),

@@ -188,20 +188,17 @@ async fn look(
     let Some(subject) = subject.filter(|_| condition != Condition::Synced) else {
         return Ok(synced(&control.nodes().await?.nodes));
     };
-    let replicas = match control.replicas(Some(subject.service())).await {
-        Ok(listed) => listed.replicas,
+    let found = match subject {
+        Subject::Service(service) => control.replicas(Some(service)).await.map(|listed| listed.replicas),
+        Subject::Replica(target) => control.replica(target).await.map(|replica| vec![replica]),
+    };
+    let concerned = match found {
+        Ok(found) => found,
         // A service is there while it has a replica.
         Err(error) if error.exit == Exit::NotFound => Vec::new(),
         Err(error) => return Err(error),
     };
-    let concerned: Vec<&Replica> = match subject {
-        Subject::Service(_) => replicas.iter().collect(),
-        Subject::Replica(target) => match target.find(&replicas) {
-            Ok(replica) => vec![replica],
-            Err(error) if error.exit == Exit::NotFound => Vec::new(),
-            Err(error) => return Err(error),
-        },
-    };
+    let concerned: Vec<&Replica> = concerned.iter().collect();
     if let Condition::Breaker(state) = condition {
         let breakers = control.breakers(&Scope::from(Some(subject.service())), false).await?.breakers;
         return Ok(breakers_are(subject, &concerned, &breakers, state));

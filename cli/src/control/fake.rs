@@ -40,6 +40,8 @@ pub(crate) struct Script {
     /// Without them, the list of data planes is never answered: for tests of deadlines.
     pub(crate) nodes: Option<Vec<v1::Node>>,
     pub(crate) overrides: Vec<v1::OverrideEntry>,
+    /// There is nothing to end.
+    pub(crate) has_no_overrides: bool,
     pub(crate) what_if: v1::WhatIfResponse,
     pub(crate) explained: Vec<v1::ExplainReplicaResponse>,
     pub(crate) explained_services: Vec<v1::ExplainServiceResponse>,
@@ -65,6 +67,8 @@ pub(crate) struct Script {
     pub(crate) ignore_register: usize,
     /// Where a replica is shown to be registered, if it is; without it that is not for who asks.
     pub(crate) shown_at: Option<Option<String>>,
+    /// Refuses lists of replicas.
+    pub(crate) hides_lists: bool,
     /// Streams that keep leases alive are handed out, and answered by the test. Without it there are none.
     pub(crate) keep_alive: Option<mpsc::UnboundedSender<KeptAlive>>,
     pub(crate) undrained: Vec<v1::UndrainReplicaRequest>,

@@ -1,14 +1,14 @@
 //! Whole lists: every page is fetched and merged into one response, so that `-o json` is one stable message.
 
 use gateway_proto::{
-    ReplicaKey, ServiceName,
+    ReplicaId, ReplicaKey, ServiceName,
     v1::{
         ExplainReplicaRequest, ExplainReplicaResponse, ExplainServiceRequest, ExplainServiceResponse,
-        ListBreakersRequest, ListBreakersResponse, ListEventsRequest, ListEventsResponse, ListNodesRequest,
-        ListNodesResponse, ListOverridesRequest, ListOverridesResponse, ListPoliciesRequest,
-        ListPoliciesResponse, ListReplicasRequest, ListReplicasResponse, ListRoutesRequest,
-        ListRoutesResponse, ListServicesRequest, ListServicesResponse, Replica, WhatIfRequest,
-        WhatIfResponse,
+        GetReplicaRequest, ListBreakersRequest, ListBreakersResponse, ListEventsRequest, ListEventsResponse,
+        ListNodesRequest, ListNodesResponse, ListOverridesRequest, ListOverridesResponse,
+        ListPoliciesRequest, ListPoliciesResponse, ListReplicasRequest, ListReplicasResponse,
+        ListRoutesRequest, ListRoutesResponse, ListServicesRequest, ListServicesResponse, Replica,
+        WhatIfRequest, WhatIfResponse,
     },
 };
 
@@ -16,6 +16,7 @@ use super::Control;
 use crate::{
     error::{Error, Exit},
     status::Subject,
+    target::Target,
 };
 
 /// Rows asked for at once: few calls, and a page stays far below the largest message.
@@ -131,6 +132,35 @@ impl Control {
         match listed {
             Err(error) => Err(self.with_suggestion(error, name).await),
             listed => listed,
+        }
+    }
+
+    /// The replica that somebody names. A whole id is asked for by itself, which its owner may do, too; the beginning of one is
+    /// looked for among all of its service, which takes the role reader.
+    ///
+    /// # Errors
+    /// As [`Target::find`], and what is refused.
+    pub(crate) async fn replica(&self, target: &Target) -> Result<Replica, Error> {
+        let service = target.service.as_str();
+        let mut is_known_as_none = false;
+        if ReplicaId::parse(&target.prefix).is_ok() {
+            let subject = Subject { request: "look at a replica", service };
+            let request =
+                GetReplicaRequest { service: service.to_owned(), replica_id: target.prefix.clone() };
+            match self.call("GetReplica", subject, self.registry.clone().get_replica(request)).await {
+                Ok(found) => return Ok(found.replica.unwrap_or_default()),
+                Err(error) if error.exit == Exit::NotFound => is_known_as_none = true,
+                // Whoever may look at all of them is told so by the list.
+                Err(error) if error.exit == Exit::Denied => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match self.replicas(Some(&target.service)).await {
+            Ok(listed) => target.find(&listed.replicas).cloned(),
+            Err(error) if error.exit == Exit::Denied && is_known_as_none => Err(target
+                .unknown()
+                .hint("only the role reader finds it by the beginning of its id: type all of it")),
+            Err(error) => Err(error),
         }
     }
 

@@ -50,6 +50,11 @@ impl Audit {
         self.metrics.fetched_keys(is_done);
     }
 
+    /// Whether the auth file could be used when it was read again.
+    pub(super) fn read_file(&self, is_usable: bool) {
+        self.metrics.read_auth_file(is_usable);
+    }
+
     /// That somebody was refused.
     pub(super) fn denied(&self, who: &str, from: Option<Whence>, what: &str, denied: &Denied) {
         self.metrics.denied(denied.reason());

@@ -177,7 +177,13 @@ impl Gate {
             return shutdown.begun().await;
         };
         let files = || lock.files.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        files::follow(files, move || file::load(&path), |loaded| lock.put(loaded), WORDS, shutdown).await;
+        let gate = Arc::clone(&self);
+        let read = move || {
+            let loaded = file::load(&path);
+            gate.audit.read_file(loaded.is_ok());
+            loaded
+        };
+        files::follow(files, read, |loaded| lock.put(loaded), WORDS, shutdown).await;
     }
 }
 
@@ -307,7 +313,9 @@ pub(super) mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::auth::token::Fingerprint;
+    use crate::{
+        auth::token::Fingerprint, metrics::Metrics, observe::Observation, publish::Publisher, registry::View,
+    };
 
     /// Writes an auth file of tokens: the name, which is the token, and the rest of the entry.
     pub(in crate::auth) fn auth_file(folder: &Path, entries: &[(&str, &str)]) -> PathBuf {
@@ -318,5 +326,37 @@ pub(super) mod tests {
         let path = folder.join("auth.toml");
         std::fs::write(&path, entries.iter().map(entry).collect::<String>()).unwrap();
         path
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_cannot_be_used_any_more_is_told_by_a_gauge_until_it_can() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = auth_file(folder.path(), &[("ana", "roles = [\"reader\"]")]);
+        let lock = Lock::by_file(path.clone(), file::load(&path).unwrap(), 0);
+        let (observation, metrics) = (Arc::new(Observation::new(1)), Arc::new(Metrics::new()));
+        let audit = Audit::new(&observation, &metrics);
+        let gate = Arc::new(Gate { lock: Some(lock), audit, ..Gate::open() });
+        let (shutdown, good) = (Shutdown::new(), std::fs::read(&path).unwrap());
+        let following = tokio::spawn(gate.follow(shutdown.clone()));
+        let publisher = Publisher::new("e".into(), View::default());
+        let is_told = async |line: &str| {
+            let told = async {
+                while !metrics
+                    .text(&publisher, &observation, Duration::ZERO, clock::wall())
+                    .lines()
+                    .any(|l| l == line)
+                {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(60), told).await.expect(line);
+        };
+        is_told("gateway_auth_file_unusable 0").await;
+        std::fs::write(&path, "[[token]]").unwrap();
+        is_told("gateway_auth_file_unusable 1").await;
+        std::fs::write(&path, good).unwrap();
+        is_told("gateway_auth_file_unusable 0").await;
+        shutdown.begin();
+        following.await.unwrap();
     }
 }

@@ -198,6 +198,12 @@ pub const CATALOG: &[EventType] = &[
         MOVE,
     ),
     registry(
+        "CHANGES_FOUND",
+        Warning,
+        "the store turned out to hold changes of which it does not tell any more by whom they were made, or why",
+        &["after", "revision"],
+    ),
+    registry(
         "ACCESS_DENIED",
         Warning,
         "somebody was refused what he may not have, or did not say who he is",

@@ -48,7 +48,7 @@ use tonic::{Code, Status};
 
 pub use self::location::{EtcdFiles, EtcdLocation};
 use self::{
-    client::{Client, told},
+    client::{Client, Unseen, told},
     glance::Glance,
     keys::{Keys, Role},
     meta::Meta,
@@ -301,7 +301,10 @@ impl Store for Etcd {
                 self.pass(content.fence.as_ref())?;
                 let (client, keys, peers) = (self.client.clone(), self.keys.clone(), Arc::clone(&self.known));
                 self.known.send_replace(Arc::new(content.peers));
-                self.watching = Some(Watching::begin(client, keys, content.at + 1, peers));
+                // Of commits that were not told, too, if it is the same history; others have told of them.
+                let is_later = content.cluster == self.cluster && content.at >= self.seen();
+                let untold = if is_later { self.seen() } else { content.at };
+                self.watching = Some(Watching::begin(client, keys, (untold + 1, content.at), peers));
                 self.seen.store(content.at, Relaxed);
                 (self.cluster, self.owed) = (content.cluster, None);
                 // None of those before says anything of this.
@@ -318,8 +321,8 @@ impl Store for Etcd {
         let Transaction { request, count, grants } =
             Transaction::new(&self.keys, base, self.own_fence, group);
         let committed = match self.grant(grants).await {
-            Ok(()) => self.client.txn(request).await,
-            Err(status) => Err(status),
+            Ok(()) => self.client.change(request).await,
+            Err(status) => Err(Unseen { status, may_be_made: false }),
         };
         match committed {
             Ok(response) if response.succeeded => {
@@ -337,11 +340,16 @@ impl Store for Etcd {
                 Ok(Commit::Overtaken(self.heard_of(found)))
             }
             // A lease has lapsed before its replica was there.
-            Err(status) if status.code() == Code::NotFound => Ok(Commit::Overtaken(Vec::new())),
-            Err(status) => {
+            Err(Unseen { status, .. }) if status.code() == Code::NotFound => {
+                Ok(Commit::Overtaken(Vec::new()))
+            }
+            Err(Unseen { status, may_be_made }) => {
                 // What became of it shows only what is there now.
                 self.watching = None;
-                Err(self.told(&status))
+                Err(match self.told(&status) {
+                    StoreError::Unavailable(why) if may_be_made => StoreError::Unanswered(why),
+                    error => error,
+                })
             }
         }
     }

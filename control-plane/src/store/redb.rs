@@ -383,7 +383,10 @@ fn write(database: &Database, group: &[Mutation]) -> Result<Vec<Revision>, Store
         }
         counters.insert("revision", revision).map_err(failed)?;
     }
-    transaction.commit().map_err(failed)?;
+    transaction.commit().map_err(|error| match failed(error) {
+        StoreError::Unavailable(why) => StoreError::Unanswered(why),
+        error => error,
+    })?;
     Ok(revisions)
 }
 

@@ -9,6 +9,7 @@ use super::{Envelope, MAX_GROUP, WriteError, Writer, answer};
 use crate::{
     clock,
     effects::By,
+    observe::of_registry,
     registry::{Committed, Revision, View},
     store::{Loaded, News, Store, StoreError},
 };
@@ -57,7 +58,10 @@ impl<S: Store> Writer<S> {
                 self.effects.hear(&leases);
                 Ok(())
             }
-            News::ReadAgain(why) => self.read_again(why).await,
+            News::ReadAgain(why) => {
+                self.give_up_hearing();
+                self.read_again(why).await
+            }
             News::Away(error) => {
                 self.begin_doubt(&error, Vec::new());
                 Ok(())
@@ -71,6 +75,7 @@ impl<S: Store> Writer<S> {
         let Some(revision) = committed.last().map(|entry| entry.revision) else { return true };
         if revision <= known {
             // Our own, or read already.
+            self.hear_late(revision, &committed);
             return true;
         }
         if previous != known {
@@ -80,6 +85,26 @@ impl<S: Store> Writer<S> {
         let events = self.effects.apply(committed, By::Others);
         self.untold.extend(events);
         true
+    }
+
+    /// Tells people of what was read before anybody told of it.
+    fn hear_late(&mut self, revision: Revision, committed: &[Committed]) {
+        let Some((after, up_to)) = self.unheard else { return };
+        if (after + 1..=up_to).contains(&revision) {
+            self.untold.extend(committed.iter().flat_map(Committed::events));
+            self.unheard = (revision < up_to).then_some((revision, up_to));
+        }
+    }
+
+    /// Nobody is going to tell of what was read any more: people are told that, at least.
+    fn give_up_hearing(&mut self) {
+        let Some((after, up_to)) = self.unheard.take() else { return };
+        let message = format!(
+            "what was changed after revision {after} and up to {up_to} was found in the store, which does not tell by whom or why"
+        );
+        tracing::warn!(after, up_to, "{message}");
+        let revisions = [("after", after.to_string()), ("revision", up_to.to_string())];
+        self.effects.observation.note(of_registry("CHANGES_FOUND", message, revisions));
     }
 
     /// Compares everything with what the store holds, and corrects what differs.
@@ -126,6 +151,23 @@ impl<S: Store> Writer<S> {
         }
     }
 
+    /// Sees to it that people are told of what the store turned out to hold, up to this revision.
+    fn note_what_was_missed(&mut self, revision: Revision) {
+        let (known, in_hand) = (self.revision(), std::mem::take(&mut self.in_hand).into_mutations());
+        if revision == known {
+            return;
+        }
+        if self.store.is_shared() {
+            // The news tell, of ours, too.
+            let after = self.unheard.map_or(known, |(after, _)| after);
+            self.unheard = Some((after, revision));
+            return;
+        }
+        // All of it or nothing, and nobody else writes there.
+        let made = (known + 1..).zip(in_hand).map(|(revision, mutation)| Committed { revision, mutation });
+        self.untold.extend(made.flat_map(|committed| committed.events()));
+    }
+
     /// Puts what the store holds in the place of what was believed; `is_anew`, after nobody knew what it holds.
     pub(super) fn believe(&mut self, loaded: Loaded, is_anew: bool) -> Result<(), Failure> {
         let Loaded { epoch, revision, items, kept, .. } = loaded;
@@ -134,6 +176,7 @@ impl<S: Store> Writer<S> {
                 "the store was replaced by another one while it was in use: start again",
             ));
         }
+        self.note_what_was_missed(revision);
         let next = View::new(revision, items);
         match self.is_shaken {
             true => self.effects.replace(next),

@@ -32,6 +32,9 @@ struct Script {
 
 #[derive(Clone, Copy)]
 enum Fault {
+    /// The store could not even be asked.
+    Unasked,
+    /// It was asked, and did nothing.
     Lost,
     Full,
     /// The change is durable and reported as failed.
@@ -77,8 +80,9 @@ impl Store for Scripted {
             script.leases.extend(records.filter_map(|record| record.lease).map(|lease| lease.id));
             script.fault.take()
         };
-        let failed = Err(StoreError::Unavailable("broken".into()));
+        let failed = Err(StoreError::Unanswered("broken".into()));
         match fault {
+            Some(Fault::Unasked) => return Err(StoreError::Unavailable("away".into())),
             Some(Fault::Lost) => return failed,
             Some(Fault::Overtaken) => return Ok(Commit::Overtaken(Vec::new())),
             Some(Fault::Full) => return Err(StoreError::Full("disk".into())),
@@ -261,7 +265,7 @@ async fn whoever_hangs_up_after_asking_for_a_removal_takes_it_back_no_more() {
 async fn a_failed_commit_refuses_its_commands_and_changes_nothing() {
     let mut bench = bench(10).await;
     bench.commands.submit(register(1)).await.unwrap();
-    bench.store.set(|script| (script.fault, script.is_away) = (Some(Fault::Lost), true));
+    bench.store.set(|script| (script.fault, script.is_away) = (Some(Fault::Unasked), true));
     let refused = bench.commands.submit_all(vec![register(2), register(3)]).await;
     assert_eq!(refused, [Err(WriteError::StoreUnavailable), Err(WriteError::StoreUnavailable)]);
     assert_eq!((bench.revision(), bench.replica_count()), (1, 1));
@@ -329,7 +333,7 @@ async fn a_lease_whose_removal_may_be_durable_is_neither_held_nor_renewed_until_
         let suspect = lapsed(&bench).await;
         let (key, lease) = &suspect;
         bench.store.set(|script| (script.fault, script.is_away) = (Some(fault), true));
-        assert_eq!(bench.commands.submit(expire(&suspect)).await, Err(WriteError::StoreUnavailable));
+        assert_eq!(bench.commands.submit(expire(&suspect)).await, Err(WriteError::Interrupted));
         let leases = Arc::clone(&bench.effects.leases);
         assert!(!leases.hold(*lease), "its owner could renew, and lose its replica all the same");
         assert_eq!(leases.renew(*lease, key, clock::now()), None);
@@ -406,7 +410,7 @@ async fn a_store_that_comes_back_is_used_again_without_anybody_asking() {
 async fn a_change_that_was_durable_after_all_is_known_before_anything_else_is_decided() {
     let bench = bench(10).await;
     bench.store.set(|script| script.fault = Some(Fault::Ambiguous));
-    assert_eq!(bench.commands.submit(register(1)).await, Err(WriteError::StoreUnavailable));
+    assert_eq!(bench.commands.submit(register(1)).await, Err(WriteError::Interrupted));
     // The caller's second try finds its first one.
     let Ok(Answer::Registered { record, created }) = bench.commands.submit(register(1)).await else {
         panic!("the store is back")
@@ -414,6 +418,40 @@ async fn a_change_that_was_durable_after_all_is_known_before_anything_else_is_de
     assert_eq!((record.revision, created), (2, false));
     assert_eq!(bench.replica_count(), 1);
     assert!(bench.effects.leases.get(record.lease.unwrap().id).is_some());
+}
+
+#[tokio::test]
+async fn whoever_is_not_told_whether_a_change_was_made_learns_it_by_asking_again_with_the_same_id() {
+    for (fault, is_made) in [(Fault::Ambiguous, true), (Fault::Lost, false)] {
+        let bench = bench(10).await;
+        let wish = || {
+            let Command::Register(wish) = register(1) else { unreachable!() };
+            Command::Register(Registration { request: Some(7), ..wish })
+        };
+        bench.store.set(|script| script.fault = Some(fault));
+        assert_eq!(bench.commands.submit(wish()).await, Err(WriteError::Interrupted));
+        let first = bench.store.0.lock().unwrap().leases[0];
+        let lease = lease_of(bench.commands.submit(wish()).await);
+        assert_eq!((lease.id == first, bench.revision()), (is_made, 1), "it is registered once");
+    }
+}
+
+#[tokio::test]
+async fn of_a_change_that_was_made_although_nobody_could_be_told_people_are_told_once() {
+    for fault in [Fault::Ambiguous, Fault::LatePanic, Fault::Lost] {
+        let bench = bench(10).await;
+        bench.store.set(|script| script.fault = Some(fault));
+        let lost = bench.commands.submit_all(vec![register(1), register(2)]).await;
+        assert_eq!(lost, [Err(WriteError::Interrupted), Err(WriteError::Interrupted)]);
+        bench.commands.submit(register(3)).await.unwrap();
+        let told =
+            bench.effects.observation.read_events(|timeline| timeline.since(Cursor::After(0), 99)).events;
+        let ports: Vec<_> = told.iter().map(|event| event.metadata["address"].as_str()).collect();
+        match fault {
+            Fault::Lost => assert_eq!(ports, ["10.0.0.1:3"]),
+            _ => assert_eq!(ports, ["10.0.0.1:1", "10.0.0.1:2", "10.0.0.1:3"]),
+        }
+    }
 }
 
 #[tokio::test]

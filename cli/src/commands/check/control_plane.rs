@@ -36,6 +36,7 @@ pub(super) fn findings(
     findings.push(version(metrics.as_deref()));
     findings.extend(readiness(&readyz));
     findings.extend(metrics.as_deref().and_then(store));
+    findings.extend(metrics.as_deref().and_then(auth_file));
     findings.push(health(serving));
     findings.extend(skew(&readyz, now));
     findings.extend(exposure(endpoint));
@@ -78,6 +79,17 @@ fn store(metrics: &str) -> Option<Finding> {
         true => Finding::warned(ID, told)
             .because("registrations, drains and every other change wait for that")
             .hint("look at the disk of  --store,  or at etcd"),
+    })
+}
+
+/// Whether it has an auth file by which it could not start again.
+fn auth_file(metrics: &str) -> Option<Finding> {
+    let is_unusable = metrics.lines().any(|line| line == "gateway_auth_file_unusable 1");
+    is_unusable.then(|| {
+        let told = "its auth file has changed and cannot be used: it goes by what the file said before";
+        Finding::warned("control-plane/auth-file", told)
+            .because("it does not start again as long as the file is like that")
+            .hint("gwctl auth check FILE   says what is wrong, as its log does")
     })
 }
 
@@ -262,6 +274,13 @@ mod tests {
         assert_eq!(quick.description, "a change is durable after 0.8ms in the mean, of 5 groups");
         assert_eq!(quick.outcome, Outcome::Passed);
         assert_eq!(store(&metrics("3.0", 10)).unwrap().outcome, Outcome::Warned);
+    }
+
+    #[test]
+    fn an_auth_file_that_cannot_be_used_is_told_before_the_next_start() {
+        assert_eq!(auth_file("gateway_auth_file_unusable 0\n"), None);
+        assert_eq!(auth_file(""), None);
+        assert_eq!(auth_file("a 1\ngateway_auth_file_unusable 1\n").unwrap().outcome, Outcome::Warned);
     }
 
     fn found(findings: &[Finding]) -> Vec<(Outcome, &str)> {

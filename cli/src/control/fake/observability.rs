@@ -100,8 +100,11 @@ impl ObservabilityService for Fake {
         &self,
         request: Request<v1::EndOverrideRequest>,
     ) -> Result<Response<v1::EndOverrideResponse>, Status> {
-        self.with(|script| script.ended.push(request.into_inner()));
-        Ok(Response::new(v1::EndOverrideResponse { ended: true, revision: 9 }))
+        let ended = self.with(|script| {
+            script.ended.push(request.into_inner());
+            !script.has_no_overrides
+        });
+        Ok(Response::new(v1::EndOverrideResponse { ended, revision: 9 }))
     }
 
     async fn watch_stats(

@@ -186,6 +186,13 @@ impl RegistryService for Fake {
         request: Request<v1::ListReplicasRequest>,
     ) -> Result<Response<v1::ListReplicasResponse>, Status> {
         let request = request.into_inner();
+        if self.with(|script| script.hides_lists) {
+            return Err(refusal(
+                Code::PermissionDenied,
+                reason::PERMISSION_DENIED,
+                "b may not look at the registry: that takes the role reader",
+            ));
+        }
         let all = self.with(|script| {
             script.queries.push((request.filter.clone(), request.order_by.clone()));
             script.replicas.clone()
@@ -206,8 +213,15 @@ impl RegistryService for Fake {
 
     async fn get_replica(
         &self,
-        _: Request<v1::GetReplicaRequest>,
+        request: Request<v1::GetReplicaRequest>,
     ) -> Result<Response<v1::GetReplicaResponse>, Status> {
+        let asked = request.into_inner();
+        let is_asked = |replica: &&v1::Replica| {
+            replica.service == asked.service && replica.replica_id == asked.replica_id
+        };
+        if let Some(found) = self.with(|script| script.replicas.iter().find(is_asked).cloned()) {
+            return Ok(Response::new(v1::GetReplicaResponse { replica: Some(found) }));
+        }
         match self.with(|script| script.shown_at.clone()) {
             None => Err(Status::permission_denied("for readers")),
             Some(None) => Err(refusal(Code::NotFound, reason::REPLICA_NOT_FOUND, "it is not there")),

@@ -321,3 +321,58 @@ async fn a_policy_that_is_refused_among_several_is_named() {
     assert_eq!((error.exit, error.headline.as_str()), (Exit::Usage, "invalid change of policies"));
     assert_eq!(error.details, ["b: breaker.max_open: is less than base_open"]);
 }
+
+/// What somebody sees of `orders` who may look at one replica, and not list them.
+fn owned() -> Script {
+    let lease = Some(v1::Lease { permanent: true, ..Default::default() });
+    Script {
+        replicas: vec![v1::Replica { lease, mode: ReplicaMode::Drained.into(), ..replica("orders", "r-1") }],
+        hides_lists: true,
+        shown_at: Some(None),
+        ..orders()
+    }
+}
+
+#[tokio::test]
+async fn what_an_owner_may_do_takes_no_list_of_replicas_where_the_whole_id_is_given() {
+    let (fake, _, url) = connect(owned()).await;
+    for line in [
+        "drain orders/r-1",
+        "drain orders/r-1 --dry-run",
+        "undrain orders/r-1",
+        "wait orders/r-1 --for drained",
+        "wait orders/r-9 --for deleted --timeout 1s",
+        "deregister orders/r-1",
+    ] {
+        run(line, &url).await.expect(line);
+    }
+    assert_eq!(fake.with(|script| (script.drained.len(), script.undrained.len())), (2, 1));
+    let error = run("drain orders/r", &url).await.unwrap_err();
+    assert_eq!((error.exit, error.headline.as_str()), (Exit::NotFound, "orders has no replica \"r\""));
+    assert_eq!(error.hints, ["only the role reader finds it by the beginning of its id: type all of it"]);
+}
+
+#[tokio::test]
+async fn who_has_the_lease_of_a_replica_removes_it_by_that_and_is_asked_nothing() {
+    let (fake, _, url) = connect(owned()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let (good, bad) = (folder.path().join("good"), folder.path().join("bad"));
+    let id = format!("{:032x}", 7);
+    std::fs::write(&good, format!("{id}\n")).unwrap();
+    std::fs::write(&bad, "orders/r-1").unwrap();
+    run(&format!("deregister orders/r-1 --lease-file {}", good.display()), &url).await.unwrap();
+    let asked = fake.with(|script| script.deregistered.pop().unwrap());
+    assert_eq!((asked.lease_id, asked.force), (id, false));
+    let error =
+        run(&format!("deregister orders/r-1 --lease-file {}", bad.display()), &url).await.unwrap_err();
+    assert_eq!(error.exit, Exit::Usage);
+    assert!(error.headline.ends_with("it holds no id of a lease"), "{}", error.headline);
+}
+
+#[tokio::test]
+async fn the_end_of_an_override_that_is_not_there_is_not_found() {
+    let (_, _, url) = connect(Script { has_no_overrides: true, ..orders() }).await;
+    let error = run("end-override nope", &url).await.unwrap_err();
+    assert_eq!((error.exit, error.headline.as_str()), (Exit::NotFound, "there is no override \"nope\""));
+    assert_eq!(error.hints, ["gwctl get overrides"]);
+}

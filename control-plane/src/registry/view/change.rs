@@ -15,6 +15,13 @@ pub struct Committed {
     pub mutation: Mutation,
 }
 
+impl Committed {
+    /// What people are told of it.
+    pub(crate) fn events(&self) -> Vec<Event> {
+        self.mutation.events(self.revision)
+    }
+}
+
 /// What applying a committed mutation brought about.
 #[derive(Debug, Clone)]
 pub struct Applied {

@@ -8,7 +8,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -71,6 +71,14 @@ pub(super) struct Live {
     member: usize,
     /// Cancelled as soon as it is used no more.
     end: CancellationToken,
+}
+
+/// A change that is not known to be made.
+#[derive(Debug)]
+pub(super) struct Unseen {
+    pub(super) status: Status,
+    /// Whether it may be all the same.
+    pub(super) may_be_made: bool,
 }
 
 impl Live {
@@ -145,7 +153,20 @@ impl Client {
 
     /// Makes a change, once.
     pub(super) async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
-        self.once(|live| carry_out(live, request.clone())).await
+        self.change(request).await.map_err(|unseen| unseen.status)
+    }
+
+    /// The same, for whoever has to know whether it may have been made although it is not known to be.
+    pub(super) async fn change(&self, request: TxnRequest) -> Result<TxnResponse, Unseen> {
+        let is_sent = AtomicBool::new(false);
+        let outcome = self.once(|live| {
+            is_sent.store(true, Ordering::Relaxed);
+            carry_out(live, request.clone())
+        });
+        outcome.await.map_err(|status| {
+            let may_be_made = is_sent.load(Ordering::Relaxed) && !is_refusal(&status);
+            Unseen { status, may_be_made }
+        })
     }
 
     /// Looks whether what a transaction expects is so, of one that changes nothing.
@@ -373,6 +394,19 @@ impl Client {
 async fn carry_out(live: Live, request: TxnRequest) -> Result<Response<TxnResponse>, Status> {
     let request = live.request(request);
     KvClient::new(live.channel).txn(request).await
+}
+
+/// Whether etcd has said no, and so made no change.
+fn is_refusal(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::InvalidArgument
+            | Code::NotFound
+            | Code::FailedPrecondition
+            | Code::ResourceExhausted
+            | Code::PermissionDenied
+            | Code::Unauthenticated
+    )
 }
 
 /// Whether another member may do better.

@@ -58,6 +58,8 @@ struct State {
     /// Leases that were granted and not revoked.
     leases: watch::Sender<BTreeSet<i64>>,
     cluster: AtomicU64,
+    /// The next so many changes are made, and their answers lost.
+    losing: AtomicUsize,
     /// What somebody else does once so many more calls are answered.
     meanwhile: Mutex<Option<(usize, TxnRequest)>>,
 }
@@ -75,6 +77,7 @@ impl Fake {
             renewed: watch::Sender::default(),
             leases: watch::Sender::default(),
             cluster: AtomicU64::new(1),
+            losing: AtomicUsize::new(0),
             meanwhile: Mutex::default(),
         });
         let service = || Service(Arc::clone(&state));
@@ -112,6 +115,11 @@ impl Fake {
     /// Somebody else does this between the answer to the call after so many and the one that follows it.
     pub(super) fn do_after(&self, calls: usize, request: TxnRequest) {
         *self.state.meanwhile.lock().unwrap() = Some((calls, request));
+    }
+
+    /// The answers to the next so many changes that it makes are lost.
+    pub(super) fn lose(&self, answers: usize) {
+        self.state.losing.store(answers, Relaxed);
     }
 
     /// All is as it was at this revision, and nobody is told.
@@ -279,9 +287,19 @@ impl Kv for Service {
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
-        let response = self.0.carry_out(request.into_inner());
+        let request = request.into_inner();
+        let is_change =
+            request.success.iter().any(|operation| matches!(operation.request, Some(Asked::RequestPut(_))));
+        let response = self.0.carry_out(request);
         self.0.answered();
-        Ok(Response::new(response))
+        let one_less = |left: usize| left.checked_sub(1);
+        match is_change
+            && response.succeeded
+            && self.0.losing.fetch_update(Relaxed, Relaxed, one_less).is_ok()
+        {
+            true => Err(Status::unavailable("etcdserver: request timed out")),
+            false => Ok(Response::new(response)),
+        }
     }
 }
 

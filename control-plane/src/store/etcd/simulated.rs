@@ -66,6 +66,8 @@ pub(crate) struct Member {
     outlet: Outlet,
     contact: Contact,
     next: Option<usize>,
+    /// What comes before it in the history was read, but who did it.
+    read: usize,
     told: watch::Receiver<usize>,
     audit_at: Instant,
     _renewing: AbortOnDropHandle<()>,
@@ -125,6 +127,7 @@ impl Cluster {
             outlet,
             contact,
             next: None,
+            read: 0,
             told: self.0.told.subscribe(),
             audit_at: Instant::now() + AUDIT_INTERVAL,
             _renewing: AbortOnDropHandle::new(renewing),
@@ -276,7 +279,7 @@ impl Store for Member {
             };
             (loaded, kept.history.len())
         });
-        self.next = Some(next);
+        (self.next, self.read) = (Some(self.next.unwrap_or(next)), next);
         Ok(loaded)
     }
 
@@ -289,7 +292,7 @@ impl Store for Member {
         let outcome = self.cluster.with(|kept| kept.commit(base, group));
         self.cluster.delay().await;
         if self.cluster.happens(0.02) {
-            return failed;
+            return Err(StoreError::Unanswered("injected".into()));
         }
         self.contact.touch(clock::now());
         Ok(outcome)
@@ -322,13 +325,13 @@ impl Store for Member {
         let (mut groups, mut leases) = (Vec::new(), Vec::new());
         self.cluster.with(|kept| {
             let count = kept.random.random_range(1..=kept.history.len() - next);
-            for told in &kept.history[next..next + count] {
+            for (at, told) in (next..).zip(&kept.history[next..next + count]) {
                 match told {
                     Told::Commit { revision, bytes, leases: of_commit } => {
                         groups.push(entry::decode(bytes, *revision).unwrap());
-                        leases.extend(of_commit.iter().cloned());
+                        leases.extend(of_commit.iter().filter(|_| at >= self.read).cloned());
                     }
-                    Told::Lease(news) => leases.push(news.clone()),
+                    Told::Lease(news) => leases.extend((at >= self.read).then(|| news.clone())),
                 }
             }
             self.next = Some(next + count);

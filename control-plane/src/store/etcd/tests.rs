@@ -2,11 +2,17 @@
 
 use gateway_proto::{Address, LeaseId, ReplicaKey, ServiceName};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::{fake::Fake, *};
 use crate::{
+    effects::Effects,
     leases::{Leases, Renewal},
+    metrics::Metrics,
+    observe::{Cursor, Observation},
+    publish::Publisher,
     registry::{Candidates, Command, Decision, Limits, Proof, Registration, Said, Target, View, decide},
+    writer::{Commands, WriteError, Writer},
 };
 
 /// A store on it.
@@ -100,6 +106,96 @@ async fn a_control_plane_that_ends_in_good_order_is_not_among_those_that_are_the
     assert_eq!(are_known(&mut known, 1).await["p-a"], "a:1");
     own.withdraw().await;
     assert!(are_known(&mut known, 0).await.is_empty());
+}
+
+/// The commits that are told next: the one on which each was made, and its own revision.
+async fn told(store: &mut Etcd) -> Vec<(Revision, Revision)> {
+    let news = tokio::time::timeout(Duration::from_secs(20), store.news());
+    let News::Changed { groups, .. } = news.await.expect("in time") else { panic!() };
+    groups.into_iter().map(|(base, committed)| (base, committed[0].revision)).collect()
+}
+
+#[tokio::test]
+async fn a_change_whose_answer_was_lost_is_told_once_to_whoever_made_it_too() {
+    let fake = Fake::start().await;
+    let (mut one, mut other) = (store(&fake).await, store(&fake).await);
+    let base = one.load().await.unwrap().revision;
+    assert_eq!(other.load().await.unwrap().revision, base);
+    fake.lose(1);
+    let lost = one.commit(base, &[registration(1)]).await;
+    assert!(matches!(lost, Err(StoreError::Unanswered(_))), "{lost:?}");
+    let made = one.load().await.unwrap();
+    assert_eq!(made.items.len(), 1);
+    // Its cause comes with it.
+    for store in [&mut one, &mut other] {
+        assert_eq!(told(store).await, [(base, made.revision)]);
+    }
+    let Ok(Commit::Durable(revisions)) = one.commit(made.revision, &[registration(2)]).await else {
+        panic!()
+    };
+    assert_eq!(told(&mut one).await, [(made.revision, revisions[0])], "and the first one no more");
+}
+
+/// A control plane on it, as far as it writes.
+async fn writing(fake: &Fake) -> (Effects, Commands, AbortOnDropHandle<()>) {
+    let mut store = store(fake).await;
+    let loaded = store.load().await.unwrap();
+    let effects = Effects {
+        publisher: Arc::new(Publisher::new(loaded.epoch, View::new(loaded.revision, loaded.items))),
+        leases: Arc::new(Leases::with_outlet(clock::now(), store.outlet())),
+        observation: Arc::new(Observation::new(1)),
+        metrics: Arc::new(Metrics::new()),
+    };
+    let limits = Limits { replicas: 99, replicas_per_service: 99 };
+    let (mut writer, commands, _) = Writer::new(store, effects.clone(), limits, 9);
+    let task = tokio::spawn(async move { writer.run(&CancellationToken::new()).await.unwrap() });
+    (effects, commands, AbortOnDropHandle::new(task))
+}
+
+#[tokio::test]
+async fn of_a_change_whose_answer_was_lost_every_control_plane_tells_people_once() {
+    let fake = Fake::start().await;
+    let (one, commands, _one) = writing(&fake).await;
+    let (other, _commands, _other) = writing(&fake).await;
+    let wish = |port: u16| {
+        let address = Address::parse(&format!("10.0.0.1:{port}")).unwrap();
+        Command::Register(Registration::permanent(ServiceName::parse("orders").unwrap(), address))
+    };
+    fake.lose(1);
+    assert_eq!(commands.submit(wish(1)).await, Err(WriteError::Interrupted));
+    commands.submit(wish(2)).await.unwrap();
+    for effects in [one, other] {
+        let told = || {
+            let events =
+                effects.observation.read_events(|timeline| timeline.since(Cursor::After(0), 99)).events;
+            let told =
+                events.iter().map(|event| (event.event_type.clone(), event.metadata["address"].clone()));
+            told.collect::<Vec<_>>()
+        };
+        let all_told = async {
+            while told().len() < 2 {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let in_time = tokio::time::timeout(Duration::from_secs(20), all_told).await;
+        assert!(in_time.is_ok(), "only {:?} are told", told());
+        let mut told = told();
+        told.sort();
+        let registered = |address: &str| ("REPLICA_REGISTERED".to_owned(), address.to_owned());
+        assert_eq!(told, [registered("10.0.0.1:1"), registered("10.0.0.1:2")]);
+    }
+}
+
+#[tokio::test]
+async fn a_change_for_which_etcd_could_not_be_asked_was_not_made() {
+    let fake = Fake::start().await;
+    let mut store = store(&fake).await;
+    let base = store.load().await.unwrap().revision;
+    drop(fake);
+    let live = store.client.live().await.unwrap();
+    store.client.give_up(&live, true);
+    let refused = store.commit(base, &[registration(1)]).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
 }
 
 /// Long enough that nothing of it is over while a test lasts.

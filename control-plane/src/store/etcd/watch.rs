@@ -47,15 +47,16 @@ pub(super) struct Watching {
 }
 
 impl Watching {
-    /// Begins to watch at `from`. Control planes that come and go are told to `peers` at once.
+    /// Begins to watch at the first of these revisions; up to the other, everything was read, and only commits are told.
+    /// Control planes that come and go are told to `peers` at once.
     pub(super) fn begin(
         client: Client,
         keys: Keys,
-        from: Revision,
+        (next, read): (Revision, Revision),
         peers: Arc<tokio::sync::watch::Sender<Known>>,
     ) -> Self {
         let (sender, seen) = mpsc::channel(BUFFERED);
-        let watcher = Watcher { client, keys, next: from, sender, peers };
+        let watcher = Watcher { client, keys, next, read, sender, peers };
         Self { seen, _task: AbortOnDropHandle::new(tokio::spawn(watcher.run())) }
     }
 
@@ -70,6 +71,8 @@ struct Watcher {
     keys: Keys,
     /// What was told last is before this.
     next: Revision,
+    /// Everything up to it was read, but who did it.
+    read: Revision,
     sender: mpsc::Sender<Seen>,
     peers: Arc<tokio::sync::watch::Sender<Known>>,
 }
@@ -181,7 +184,8 @@ impl Watcher {
             }
             return Ok(());
         };
-        let is_of_fence = |kv: &KeyValue| self.keys.role(&kv.key) == Role::Fence;
+        let is_of_fence =
+            |kv: &KeyValue| kv.mod_revision > self.read && self.keys.role(&kv.key) == Role::Fence;
         if response.events.iter().filter_map(|event| event.kv.as_ref()).any(is_of_fence) {
             return Err(Ended::Broken("the store was closed to changes, or opened again"));
         }
@@ -203,6 +207,7 @@ impl Watcher {
             match self.keys.role(&kv.key) {
                 Role::Head if is_there => groups.push(entry::decode(&kv.value, kv.mod_revision)?),
                 Role::Head => return Err("the head is gone".into()),
+                _ if kv.mod_revision <= self.read => {}
                 Role::Lease(key) => {
                     leases.push(LeaseNews { key, kept: is_there.then(|| LeaseTag::new(kv.lease)) });
                 }

@@ -85,7 +85,7 @@ impl Client {
                     (Told::Registered(record.lease.unwrap().id), record.revision)
                 }
                 Ok(Answer::Deregistered { revision, .. }) => (Told::Removed, revision),
-                Err(WriteError::StoreUnavailable) => {
+                Err(WriteError::StoreUnavailable | WriteError::Interrupted) => {
                     self.told[replica] = Told::Nothing;
                     return self;
                 }

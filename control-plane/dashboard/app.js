@@ -211,6 +211,7 @@ const began = Date.now();
 applyTheme();
 listen(act);
 addEventListener('hashchange', route);
+addEventListener('resize', showWhere);
 session.listen((isNew) => { if (isNew) reconnect(); schedule(); });
 open((heard) => {
   if (heard.length) announce(heard.slice(0, 3).map((row) => `${nameOf(row)} is ${breakerWord(row).toLowerCase()}${row.nodeId ? ` on ${row.nodeId}` : ''}`).join(', ') + (heard.length > 3 ? `, and ${heard.length - 3} more` : ''));

@@ -37,7 +37,7 @@ use crate::{
     clock,
     listeners::{Listeners, Stream, Whence},
     panics::Panics,
-    strangers::{Peer, Strangers},
+    strangers::{Paced, Peer, Strangers},
 };
 
 /// A client that says nothing for this long, or sends half a request head, is cut off.
@@ -177,8 +177,10 @@ impl Server {
     ) {
         let good_for = good_for(certificate.as_deref());
         let routers = self.routers.clone();
+        let stream = Paced::new(stream, Arc::clone(who));
         let who = Arc::clone(who);
         let service = service_fn(move |mut request: Request<Incoming>| {
+            who.has_asked();
             request.extensions_mut().insert(Arc::clone(&who));
             routers.clone().call(request, whence, certificate.clone())
         });

@@ -1,6 +1,9 @@
 //! Connections, where callers are asked who they are: strangers must not take the places of those who are known, nor one of those
 //! the places of all others. Strangers may keep half of all places for as long as they like, and pass through the others; whoever
-//! is known may have half of them from one address.
+//! is known may have half of them from one address. What strangers send is read at a pace.
+
+mod allowance;
+mod paced;
 
 use std::{
     collections::HashMap,
@@ -11,8 +14,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::sleep};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
 
+use self::allowance::Allowance;
+pub(crate) use self::paced::Paced;
 use crate::auth::Share;
 
 /// How long one more stranger may stay without saying who he is.
@@ -42,6 +50,9 @@ pub(crate) struct Peer {
     is_brief: bool,
     /// His requests under way that told nothing of who he is.
     asking: AtomicUsize,
+    met_at: Instant,
+    /// What more of him is read while he is a stranger, counted from when he was met.
+    allowance: Allowance,
 }
 
 /// One request of a stranger, under way until this is dropped.
@@ -61,7 +72,8 @@ impl Strangers {
         let is_brief = self.limit.is_some_and(|limit| before >= limit);
         let (known, is_crowded) = (OnceLock::new(), Notify::new());
         let (strangers, asking) = (Arc::clone(self), AtomicUsize::new(0));
-        Arc::new(Peer { strangers, known, is_crowded, is_brief, asking })
+        let (met_at, allowance) = (Instant::now(), Allowance::default());
+        Arc::new(Peer { strangers, known, is_crowded, is_brief, asking, met_at, allowance })
     }
 
     /// Counts one more connection of somebody. Yields whether he may have it.
@@ -103,6 +115,23 @@ impl Peer {
     /// Whether he is asked who he is, and nothing on this connection has told it.
     pub(crate) fn is_stranger(&self) -> bool {
         self.strangers.limit.is_some() && self.known.get().is_none()
+    }
+
+    /// So many bytes of his were read.
+    fn has_sent(&self, bytes: usize) {
+        self.allowance.read(bytes, self.met_at.elapsed());
+    }
+
+    /// They were one request more.
+    pub(crate) fn has_asked(&self) {
+        if self.is_stranger() {
+            self.allowance.asked(self.met_at.elapsed());
+        }
+    }
+
+    /// How long it is until more of a stranger is read.
+    fn is_read_in(&self) -> Duration {
+        self.allowance.wait(self.met_at.elapsed())
     }
 
     /// Counts one more request that tells nothing of who he is.

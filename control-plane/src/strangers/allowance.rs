@@ -1,0 +1,91 @@
+//! How much of what a stranger sends is read. Pure: the time is an argument.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+/// Bytes in a second.
+const RATE: u64 = 8 << 10;
+/// Bytes at once: pages with all that belongs to them, and any head with which somebody says who he is.
+const BURST: u64 = 64 << 10;
+/// What a request costs beside its bytes, of which it may have few.
+const REQUEST: u64 = 1 << 10;
+
+/// What one connection may still send before anybody on it is known: a bucket that time fills, by the generic cell rate algorithm
+/// (ITU-T I.371).
+#[derive(Debug, Default)]
+pub(super) struct Allowance {
+    /// When all that was read will be paid for, in nanoseconds since its beginning.
+    paid_at: AtomicU64,
+}
+
+impl Allowance {
+    /// So many bytes were read.
+    pub(super) fn read(&self, bytes: usize, at: Duration) {
+        self.spend(u64::try_from(bytes).unwrap_or(u64::MAX), at);
+    }
+
+    /// They were one request more.
+    pub(super) fn asked(&self, at: Duration) {
+        self.spend(REQUEST, at);
+    }
+
+    /// How long it is until more is read.
+    pub(super) fn wait(&self, at: Duration) -> Duration {
+        Duration::from_nanos(self.paid_at.load(Relaxed)).saturating_sub(at + time_of(BURST))
+    }
+
+    fn spend(&self, bytes: u64, at: Duration) {
+        let (at, cost) = (nanos(at), nanos(time_of(bytes)));
+        let next = |paid: u64| Some(paid.max(at).saturating_add(cost));
+        let _ = self.paid_at.fetch_update(Relaxed, Relaxed, next);
+    }
+}
+
+/// How long it takes until so much is paid for.
+fn time_of(bytes: u64) -> Duration {
+    Duration::from_nanos(bytes.saturating_mul(1_000_000_000 / RATE))
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn as_much_as_a_page_is_read_at_once_and_then_so_much_in_a_second() {
+        let allowance = Allowance::default();
+        allowance.read(64 << 10, SECOND);
+        assert_eq!(allowance.wait(SECOND), Duration::ZERO);
+        allowance.read(8 << 10, SECOND);
+        let wait = allowance.wait(SECOND);
+        assert!((SECOND - wait) < Duration::from_millis(1), "{wait:?}");
+        assert_eq!(allowance.wait(2 * SECOND), Duration::ZERO);
+    }
+
+    #[test]
+    fn requests_of_a_few_bytes_are_paid_for_too() {
+        let allowance = Allowance::default();
+        let many = (0..1000).take_while(|_| {
+            allowance.read(20, SECOND);
+            allowance.asked(SECOND);
+            allowance.wait(SECOND).is_zero()
+        });
+        assert_eq!(many.count(), 62);
+    }
+
+    #[test]
+    fn whoever_was_silent_for_long_has_saved_no_more_than_at_the_beginning() {
+        let allowance = Allowance::default();
+        allowance.read(72 << 10, 1000 * SECOND);
+        assert!(allowance.wait(1000 * SECOND) > SECOND / 2);
+        allowance.read(usize::MAX, 1000 * SECOND);
+        assert!(allowance.wait(1000 * SECOND) > 1000 * SECOND, "too much is no less than much");
+    }
+}

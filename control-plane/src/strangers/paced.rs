@@ -36,7 +36,11 @@ impl<S> Paced<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let Self { stream, peer, pause } = self.get_mut();
         loop {
             if !peer.is_stranger() {
@@ -131,7 +135,11 @@ mod tests {
         let began = Instant::now();
         let mut all = vec![0; 1 << 20];
         stream.read_exact(&mut all).await.unwrap();
-        assert!(all.iter().all(|byte| *byte == 7) && began.elapsed() <= LOOK_INTERVAL, "{:?}", began.elapsed());
+        assert!(
+            all.iter().all(|byte| *byte == 7) && began.elapsed() <= LOOK_INTERVAL,
+            "{:?}",
+            began.elapsed()
+        );
     }
 
     #[tokio::test(start_paused = true)]

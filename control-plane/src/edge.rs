@@ -35,12 +35,14 @@ use crate::{
         Said, Target, View, Write, decide, unproven, why_lease_is_void,
     },
     turns::Turns,
-    writer::{Commands, WriteError},
+    writer::{Commands, Conditions, WriteError},
 };
 
 /// How long an owner whom nobody has heard of may be new, where control planes share a store.
 pub(crate) const HEARSAY: Duration = Duration::from_millis(300);
 
+/// How often a caller is let change what somebody else has changed each time before it came to that.
+const ADMISSIONS: u32 = 5;
 /// How long a stream that ends waits for its peer to have room for the status that says why.
 const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -152,19 +154,38 @@ impl Edge {
         until: Option<std::time::Instant>,
     ) -> Result<Answer, Refusal> {
         caller.admit_command(&command)?;
-        if let Some(present) = self.effects.publisher.read(|view| unproven(view, &command).cloned()) {
-            caller.admit_present(&command, &present)?;
-        }
         if validate_only {
+            self.admit_present(caller, &command)?;
             return Ok(self.rehearse(&command)?);
         }
         let turn = self.turns.take(caller.share().as_ref(), 1).await;
         let subject = caller.is_known().then(|| Subject::of(&command));
-        let answer = self.commands.submit_in(turn, command, until).await.map_err(Refusal::from);
+        let mut outcome = Err(WriteError::Overtaken);
+        for _ in 0..ADMISSIONS {
+            let admitted_on = self.admit_present(caller, &command)?;
+            let conditions = Conditions { until, admitted_on };
+            outcome = self.commands.submit_in(turn.clone(), command.clone(), conditions).await;
+            if !matches!(outcome, Err(WriteError::Overtaken)) {
+                break;
+            }
+        }
+        let answer = outcome.map_err(Refusal::from);
         if let Some(subject) = subject {
             caller.changed(&subject, answer.as_ref().err().map_or("done", Refusal::reason));
         }
         answer
+    }
+
+    /// Lets a caller change what is there, where he does not prove that it is his. Yields what holds for no other: the revision of the record.
+    fn admit_present(&self, caller: &Caller, command: &Command) -> Result<Option<Revision>, Refusal> {
+        if !caller.is_known() {
+            return Ok(None);
+        }
+        let present = self.effects.publisher.read(|view| unproven(view, command).cloned());
+        if let Some(present) = &present {
+            caller.admit_present(command, present)?;
+        }
+        Ok(Some(present.map_or(0, |record| record.revision)))
     }
 
     /// Has several commands carried out, all of which their caller was let have already, in one turn. What comes of each is told
@@ -263,7 +284,7 @@ impl Edge {
         let turn = self.turns.take(caller.share().as_ref(), 1).await;
         // That changes nothing where the lease is unknown, and who is there after all has been heard of.
         let asked = Command::Recover { key: key.clone(), lease };
-        match self.commands.submit_in(turn, asked, None).await {
+        match self.commands.submit_in(turn, asked, Conditions::default()).await {
             Ok(_) | Err(WriteError::Refused(_)) => Ok(()),
             Err(error) => Err(error.into()),
         }

@@ -208,7 +208,7 @@ impl Refusal {
             Self::Write(WriteError::StoreFull) => {
                 (Code::ResourceExhausted, StatusCode::INSUFFICIENT_STORAGE, r::STORE_UNAVAILABLE)
             }
-            Self::Write(WriteError::Overloaded) => {
+            Self::Write(WriteError::Overloaded | WriteError::Overtaken) => {
                 (Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS, r::OVERLOADED)
             }
             Self::Write(WriteError::Interrupted) => {

@@ -49,8 +49,7 @@ pub use self::{
 /// nobody else's has no news and refuses no base.
 pub trait Store: Send + 'static {
     /// Reads everything. Called at the start, again after a failed commit, whose outcome is unknown until then, and
-    /// whenever news ask for it. News begin behind what was read, but for changes that they have not told of before, if the store
-    /// still can: those are told once, although what they did was read.
+    /// whenever news ask for it. News begin behind what was read; commits that were read and that nothing has told of are [retold](News::Retold).
     ///
     /// # Errors
     /// [`StoreError`]: nothing is known; try again later.
@@ -152,6 +151,15 @@ pub enum News {
         groups: Vec<(Revision, Vec<Committed>)>,
         /// What became of leases by then, in order.
         leases: Vec<LeaseNews>,
+    },
+    /// This was read before anybody told of it, and is told now, once, for people only.
+    Retold(Vec<Committed>),
+    /// What was read of commits behind a revision, up to another, is not told any more.
+    Missed {
+        /// Told up to there.
+        after: Revision,
+        /// The last one.
+        up_to: Revision,
     },
     /// News were missed, or it is time to look: read everything again. Says why.
     ReadAgain(&'static str),

@@ -35,6 +35,7 @@ use crate::{
     metrics::{Metrics, Registered},
     registry::{
         Answer, Candidates, Command, Committed, Event, Group, Limits, Record, RegistryError, Revision, Step,
+        View, unproven,
     },
     store::{Commit, Store, StoreError},
     turns::Turn,
@@ -65,6 +66,9 @@ pub(crate) enum WriteError {
     /// Too many commands wait, or for longer than their callers do.
     #[error("too many changes are waiting: try again soon")]
     Overloaded,
+    /// What its caller was let change was changed meanwhile by somebody else: whether he may still is to be looked at anew.
+    #[error("what is to be changed was changed meanwhile: try again")]
+    Overtaken,
     /// The store was asked and has not answered, or the writer panicked with it in hand. What became of it is unknown, and to
     /// repeat it is safe.
     #[error("the change was interrupted and may have been made: try again")]
@@ -87,12 +91,20 @@ pub(crate) struct Commands {
 struct Envelope {
     command: Command,
     reply: oneshot::Sender<Result<Answer, WriteError>>,
-    /// For how long its caller waits for it, if he says.
-    until: Option<Instant>,
+    conditions: Conditions,
     /// The same however often it is decided: the store may have been told of them.
     fresh: Option<Candidates>,
     /// Its caller's, for as long as it takes.
     _turn: Turn,
+}
+
+/// On what a command is carried out. The default: on nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Conditions {
+    /// For how long its caller waits for it, if he says.
+    pub(crate) until: Option<Instant>,
+    /// The revision of the record that its caller was let change without proof that it is his; 0: there was none.
+    pub(crate) admitted_on: Option<Revision>,
 }
 
 /// The writer's task, before it runs.
@@ -118,8 +130,6 @@ pub(crate) struct Writer<S> {
     untold: Vec<Event>,
     /// The store has it, and has not answered yet, or never will.
     in_hand: Group,
-    /// Read from a shared store before anybody told of it: what came after the first of these revisions, and up to the other.
-    unheard: Option<(Revision, Revision)>,
 }
 
 /// Nobody knows what the store holds.
@@ -141,7 +151,7 @@ impl Envelope {
     /// and else by its request id, or not at all.
     fn is_abandoned(&self, now: Instant) -> bool {
         matches!(self.command, Command::Register(_))
-            && (self.reply.is_closed() || self.until.is_some_and(|until| until <= now))
+            && (self.reply.is_closed() || self.conditions.until.is_some_and(|until| until <= now))
     }
 }
 
@@ -149,10 +159,10 @@ impl Commands {
     /// As [`Commands::submit_in`], in nobody's turn.
     #[cfg(test)]
     pub(crate) async fn submit(&self, command: Command) -> Result<Answer, WriteError> {
-        self.submit_in(Turn::default(), command, None).await
+        self.submit_in(Turn::default(), command, Conditions::default()).await
     }
 
-    /// Hands a command in and waits for its outcome, until which its caller's turn lasts. He waits for that `until` then, if he says.
+    /// Hands a command in and waits for its outcome, until which its caller's turn lasts.
     ///
     /// Not waiting on (dropping the future) withdraws a registration that is not decided yet, and no other command, nor does the
     /// turn end.
@@ -163,11 +173,12 @@ impl Commands {
         &self,
         turn: Turn,
         command: Command,
-        until: Option<Instant>,
+        conditions: Conditions,
     ) -> Result<Answer, WriteError> {
         let is_registration = matches!(command, Command::Register(_));
         let (reply, outcome) = oneshot::channel();
-        let result = match self.queue.try_send(Envelope { command, reply, until, fresh: None, _turn: turn }) {
+        let envelope = Envelope { command, reply, conditions, fresh: None, _turn: turn };
+        let result = match self.queue.try_send(envelope) {
             Ok(()) => outcome.await.unwrap_or(Err(WriteError::Interrupted)),
             Err(mpsc::error::TrySendError::Full(_)) => Err(WriteError::Overloaded),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(WriteError::ShuttingDown),
@@ -202,7 +213,8 @@ impl Commands {
         let mut outcomes = Vec::with_capacity(commands.len());
         for command in commands {
             let (reply, outcome) = oneshot::channel();
-            let envelope = Envelope { command, reply, until: None, fresh: None, _turn: turn.clone() };
+            let conditions = Conditions::default();
+            let envelope = Envelope { command, reply, conditions, fresh: None, _turn: turn.clone() };
             let sent = self.queue.send(envelope).await;
             outcomes.push(sent.map(|()| outcome).map_err(|_| WriteError::ShuttingDown));
         }
@@ -243,7 +255,6 @@ impl<S: Store> Writer<S> {
                 is_shaken: false,
                 untold: Vec::new(),
                 in_hand: Group::default(),
-                unheard: None,
             },
             commands,
             is_available,
@@ -354,6 +365,13 @@ impl<S: Store> Writer<S> {
                 continue;
             }
             let command = &envelope.command;
+            // Known at once: nobody need ask the store to look at it anew.
+            if let Some(admitted_on) = envelope.conditions.admitted_on
+                && self.effects.publisher.read(|view| on_what(view, command)) != admitted_on
+            {
+                answer(envelope.reply, Err(WriteError::Overtaken));
+                continue;
+            }
             let draw = || Candidates::from_random(rand::random(), rand::random());
             let fresh = &*envelope.fresh.get_or_insert_with(draw);
             let at = clock::wall();
@@ -503,6 +521,11 @@ struct Batch {
 
 /// A command, and its outcome unless that is up to the store.
 type Decided = (Envelope, Option<Result<Answer, WriteError>>);
+
+/// The revision of the record that a command would change without proof that it is its caller's; 0: there is none.
+fn on_what(view: &View, command: &Command) -> Revision {
+    unproven(view, command).map_or(0, |record| record.revision)
+}
 
 /// Answers what has an outcome, and those in the group with what became durable of it. Yields the others.
 fn answer_all(decided: Vec<Decided>, durable: Vec<Answer>) -> Vec<Decided> {

@@ -20,6 +20,7 @@ mod location;
 mod meta;
 mod presence;
 mod read;
+mod retelling;
 #[cfg(test)]
 pub(crate) mod simulated;
 #[cfg(test)]
@@ -53,6 +54,7 @@ use self::{
     keys::{Keys, Role},
     meta::Meta,
     read::{Content, Unread, read_all},
+    retelling::Retelling,
     transaction::{Grant, Transaction, creation, expectation, fencing, one, rehearsal},
     watch::{Seen, Watching},
 };
@@ -84,9 +86,11 @@ pub struct Etcd {
     keys: Keys,
     /// `None` until everything has been read, and when that must be done again.
     watching: Option<Watching>,
+    /// What was read before the watch told of it.
+    retelling: Retelling,
     /// That which was read last.
     cluster: u64,
-    /// etcd's revision up to which everything was told.
+    /// etcd's revision up to which everything is known, and told but for what is retold.
     seen: Arc<AtomicI64>,
     glances: tokio::sync::watch::Receiver<Glance>,
     /// The last commit that etcd is known to have, if the watch has not told of it, and by when it has to.
@@ -141,6 +145,7 @@ impl Etcd {
             client,
             keys,
             watching: None,
+            retelling: Retelling::default(),
             cluster: 0,
             seen,
             glances,
@@ -301,10 +306,12 @@ impl Store for Etcd {
                 self.pass(content.fence.as_ref())?;
                 let (client, keys, peers) = (self.client.clone(), self.keys.clone(), Arc::clone(&self.known));
                 self.known.send_replace(Arc::new(content.peers));
-                // Of commits that were not told, too, if it is the same history; others have told of them.
-                let is_later = content.cluster == self.cluster && content.at >= self.seen();
-                let untold = if is_later { self.seen() } else { content.at };
-                self.watching = Some(Watching::begin(client, keys, (untold + 1, content.at), peers));
+                self.watching = Some(Watching::begin(client, keys, content.at + 1, peers));
+                // At the start, nothing is: others have told of it.
+                match content.cluster == self.cluster && content.at >= self.seen() {
+                    true => self.retelling.owe(self.seen(), content.head),
+                    false => self.retelling.forget(),
+                }
                 self.seen.store(content.at, Relaxed);
                 (self.cluster, self.owed) = (content.cluster, None);
                 // None of those before says anything of this.
@@ -394,6 +401,7 @@ impl Store for Etcd {
                     self.audit_at = next_audit();
                     return News::ReadAgain("it is time to compare");
                 }
+                news = self.retelling.next(&self.client, &self.keys) => return news,
                 Ok(()) = self.glances.changed() => {
                     let glance = *self.glances.borrow_and_update();
                     if glance.has_gone_back || glance.cluster != self.cluster {

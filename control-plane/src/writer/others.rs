@@ -58,10 +58,15 @@ impl<S: Store> Writer<S> {
                 self.effects.hear(&leases);
                 Ok(())
             }
-            News::ReadAgain(why) => {
-                self.give_up_hearing();
-                self.read_again(why).await
+            News::Retold(committed) => {
+                self.untold.extend(committed.iter().flat_map(Committed::events));
+                Ok(())
             }
+            News::Missed { after, up_to } => {
+                self.note_changes_of_nobody(after, up_to);
+                Ok(())
+            }
+            News::ReadAgain(why) => self.read_again(why).await,
             News::Away(error) => {
                 self.begin_doubt(&error, Vec::new());
                 Ok(())
@@ -75,7 +80,6 @@ impl<S: Store> Writer<S> {
         let Some(revision) = committed.last().map(|entry| entry.revision) else { return true };
         if revision <= known {
             // Our own, or read already.
-            self.hear_late(revision, &committed);
             return true;
         }
         if previous != known {
@@ -87,18 +91,8 @@ impl<S: Store> Writer<S> {
         true
     }
 
-    /// Tells people of what was read before anybody told of it.
-    fn hear_late(&mut self, revision: Revision, committed: &[Committed]) {
-        let Some((after, up_to)) = self.unheard else { return };
-        if (after + 1..=up_to).contains(&revision) {
-            self.untold.extend(committed.iter().flat_map(Committed::events));
-            self.unheard = (revision < up_to).then_some((revision, up_to));
-        }
-    }
-
-    /// Nobody is going to tell of what was read any more: people are told that, at least.
-    fn give_up_hearing(&mut self) {
-        let Some((after, up_to)) = self.unheard.take() else { return };
+    /// Tells people of changes of which nobody knows who made them.
+    fn note_changes_of_nobody(&self, after: Revision, up_to: Revision) {
         let message = format!(
             "what was changed after revision {after} and up to {up_to} was found in the store, which does not tell by whom or why"
         );
@@ -151,19 +145,13 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Sees to it that people are told of what the store turned out to hold, up to this revision.
-    fn note_what_was_missed(&mut self, revision: Revision) {
+    /// Tells people of what was in hand, if the store turned out to hold it, up to this revision. Where others write to it, too, its news do.
+    fn note_what_was_made(&mut self, revision: Revision) {
         let (known, in_hand) = (self.revision(), std::mem::take(&mut self.in_hand).into_mutations());
-        if revision == known {
+        if revision == known || self.store.is_shared() {
             return;
         }
-        if self.store.is_shared() {
-            // The news tell, of ours, too.
-            let after = self.unheard.map_or(known, |(after, _)| after);
-            self.unheard = Some((after, revision));
-            return;
-        }
-        // All of it or nothing, and nobody else writes there.
+        // All of it or nothing.
         let made = (known + 1..).zip(in_hand).map(|(revision, mutation)| Committed { revision, mutation });
         self.untold.extend(made.flat_map(|committed| committed.events()));
     }
@@ -176,7 +164,7 @@ impl<S: Store> Writer<S> {
                 "the store was replaced by another one while it was in use: start again",
             ));
         }
-        self.note_what_was_missed(revision);
+        self.note_what_was_made(revision);
         let next = View::new(revision, items);
         match self.is_shaken {
             true => self.effects.replace(next),

@@ -162,6 +162,10 @@ fn register(port: u16) -> Command {
     Command::Register(wish)
 }
 
+fn until(until: Option<Instant>) -> Conditions {
+    Conditions { until, ..Conditions::default() }
+}
+
 fn lease_of(answer: Result<Answer, WriteError>) -> LeaseTerms {
     match answer {
         Ok(Answer::Registered { record, .. }) => record.lease.unwrap(),
@@ -224,9 +228,9 @@ async fn a_registration_that_nobody_waits_for_any_more_throws_out_nobody_who_reg
         std::future::poll_fn(|cx| std::task::Poll::Ready(waiting.as_mut().poll(cx).is_pending())).await
     };
     let turn = Turn::default();
-    let late = bench.commands.submit_in(turn.clone(), register(2), Some(clock::now()));
+    let late = bench.commands.submit_in(turn.clone(), register(2), until(Some(clock::now())));
     let soon = Some(clock::now() + Duration::from_secs(60));
-    let in_time = bench.commands.submit_in(turn, register(3), soon);
+    let in_time = bench.commands.submit_in(turn, register(3), until(soon));
     let (late, in_time) = tokio::join!(late, in_time);
     assert!(hung_up && in_time.is_ok());
     assert_eq!(late, Err(WriteError::Overloaded));
@@ -238,11 +242,32 @@ async fn a_registration_that_somebody_was_faster_than_is_decided_anew_only_while
     for (patience, is_made) in [(Duration::from_millis(1), false), (Duration::from_secs(60), true)] {
         let bench = bench(10).await;
         bench.store.set(|script| script.fault = Some(Fault::Overtaken));
-        let until = Some(clock::now() + patience);
-        let answer = bench.commands.submit_in(Turn::default(), register(1), until).await;
+        let conditions = until(Some(clock::now() + patience));
+        let answer = bench.commands.submit_in(Turn::default(), register(1), conditions).await;
         assert_eq!((answer.is_ok(), bench.replica_count()), (is_made, usize::from(is_made)));
         assert_eq!(bench.store.0.lock().unwrap().groups.len(), 1 + usize::from(is_made));
     }
+}
+
+#[tokio::test]
+async fn who_was_let_register_where_nobody_was_takes_nobodys_place_who_came_first() {
+    let bench = bench(10).await;
+    let wish = |port: u16| {
+        let Command::Register(wish) = register(port) else { unreachable!() };
+        Command::Register(Registration { replica: Some(ReplicaId::parse("r-1").unwrap()), ..wish })
+    };
+    let admitted_on = |revision| Conditions { admitted_on: Some(revision), ..Conditions::default() };
+    // Both before either is decided, and so in one group.
+    let first = bench.commands.submit_in(Turn::default(), wish(1), admitted_on(0));
+    let second = bench.commands.submit_in(Turn::default(), wish(2), admitted_on(0));
+    let (first, second) = tokio::join!(first, second);
+    let Ok(Answer::Registered { record, .. }) = first else { panic!("{first:?}") };
+    assert_eq!(second, Err(WriteError::Overtaken));
+    // Looked at anew, it may be that he is let.
+    let again = bench.commands.submit_in(Turn::default(), wish(2), admitted_on(record.revision)).await;
+    assert!(again.is_ok(), "{again:?}");
+    let late = bench.commands.submit_in(Turn::default(), wish(3), admitted_on(record.revision)).await;
+    assert_eq!((late, bench.replica_count()), (Err(WriteError::Overtaken), 1));
 }
 
 #[tokio::test]

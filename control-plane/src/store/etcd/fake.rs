@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -58,6 +58,8 @@ struct State {
     /// Leases that were granted and not revoked.
     leases: watch::Sender<BTreeSet<i64>>,
     cluster: AtomicU64,
+    /// Watches that would begin before it are told that they cannot.
+    compacted: AtomicI64,
     /// The next so many changes are made, and their answers lost.
     losing: AtomicUsize,
     /// What somebody else does once so many more calls are answered.
@@ -77,6 +79,7 @@ impl Fake {
             renewed: watch::Sender::default(),
             leases: watch::Sender::default(),
             cluster: AtomicU64::new(1),
+            compacted: AtomicI64::new(0),
             losing: AtomicUsize::new(0),
             meanwhile: Mutex::default(),
         });
@@ -126,6 +129,11 @@ impl Fake {
     pub(super) fn restore(&self, revision: i64) {
         self.state.history.lock().unwrap().retain(|known, _| *known <= revision);
         self.state.revision.send_replace(revision);
+    }
+
+    /// What happened up to now is forgotten.
+    pub(super) fn compact(&self) {
+        self.state.compacted.store(*self.state.revision.borrow() + 1, Relaxed);
     }
 
     /// What it holds is from now on in another cluster.
@@ -321,6 +329,13 @@ impl Watch for Service {
         tokio::spawn(async move {
             let created = WatchResponse { header: state.header(), created: true, ..Default::default() };
             let _ = sender.send(Ok(created)).await;
+            let compact_revision = state.compacted.load(Relaxed);
+            if create.start_revision < compact_revision {
+                let forgotten =
+                    WatchResponse { header: state.header(), compact_revision, ..Default::default() };
+                let _ = sender.send(Ok(forgotten)).await;
+                return;
+            }
             state.watches.send_modify(|begun| *begun += 1);
             let mut revision = state.revision.subscribe();
             let mut told = create.start_revision - 1;

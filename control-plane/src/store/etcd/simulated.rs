@@ -4,7 +4,7 @@
 //! Commits take the way of the bytes, so that what others learn of them is what etcd would tell.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -60,14 +60,25 @@ enum Told {
     Lease(LeaseNews),
 }
 
+impl Told {
+    fn commit(&self) -> Option<(Revision, Vec<Committed>)> {
+        match self {
+            Self::Commit { revision, bytes, .. } => Some(entry::decode(bytes, *revision).unwrap()),
+            Self::Lease(_) => None,
+        }
+    }
+}
+
 /// One control plane's way to it.
 pub(crate) struct Member {
     cluster: Cluster,
     outlet: Outlet,
     contact: Contact,
     next: Option<usize>,
-    /// What comes before it in the history was read, but who did it.
-    read: usize,
+    /// The last commit that is known.
+    seen: Revision,
+    /// Commits that were read before anybody told of them.
+    untold: VecDeque<(Revision, Vec<Committed>)>,
     told: watch::Receiver<usize>,
     audit_at: Instant,
     _renewing: AbortOnDropHandle<()>,
@@ -110,11 +121,7 @@ impl Cluster {
     /// Every commit in order.
     pub(crate) fn commits(&self) -> Vec<(Revision, Vec<Committed>)> {
         let history = self.with(|kept| kept.history.clone());
-        let commits = history.into_iter().filter_map(|told| match told {
-            Told::Commit { revision, bytes, .. } => Some(entry::decode(&bytes, revision).unwrap()),
-            Told::Lease(_) => None,
-        });
-        commits.collect()
+        history.iter().filter_map(Told::commit).collect()
     }
 
     /// A control plane joins.
@@ -127,7 +134,8 @@ impl Cluster {
             outlet,
             contact,
             next: None,
-            read: 0,
+            seen: 0,
+            untold: VecDeque::new(),
             told: self.0.told.subscribe(),
             audit_at: Instant::now() + AUDIT_INTERVAL,
             _renewing: AbortOnDropHandle::new(renewing),
@@ -262,7 +270,8 @@ impl Store for Member {
             return Err(StoreError::Unavailable("injected".into()));
         }
         self.contact.touch(clock::now());
-        let (loaded, next) = self.cluster.with(|kept| {
+        let (next, seen) = (self.next, self.seen);
+        let (loaded, next, untold) = self.cluster.with(|kept| {
             let records = kept.items.values().filter_map(Item::as_replica);
             let leases = records.filter_map(|record| {
                 let lease = record.lease?.id;
@@ -277,9 +286,14 @@ impl Store for Member {
                 kept: leases.collect::<HashSet<_>>(),
                 followers: None,
             };
-            (loaded, kept.history.len())
+            let untold: Vec<_> = next.map_or_else(Vec::new, |next| {
+                let commits = kept.history[next..].iter().filter_map(Told::commit);
+                commits.filter(|(_, committed)| committed[0].revision > seen).collect()
+            });
+            (loaded, kept.history.len(), untold)
         });
-        (self.next, self.read) = (Some(self.next.unwrap_or(next)), next);
+        self.untold.extend(untold);
+        (self.next, self.seen) = (Some(next), loaded.revision);
         Ok(loaded)
     }
 
@@ -295,6 +309,9 @@ impl Store for Member {
             return Err(StoreError::Unanswered("injected".into()));
         }
         self.contact.touch(clock::now());
+        if let Commit::Durable(revisions) = &outcome {
+            self.seen = revisions.last().copied().unwrap_or(self.seen);
+        }
         Ok(outcome)
     }
 
@@ -306,6 +323,9 @@ impl Store for Member {
 
     async fn news(&mut self) -> News {
         let Some(next) = self.next else { return std::future::pending().await };
+        if let Some((_, committed)) = self.untold.pop_front() {
+            return News::Retold(committed);
+        }
         tokio::select! {
             told = self.told.wait_for(|told| *told > next) => drop(told.unwrap()),
             () = sleep_until(self.audit_at) => {
@@ -325,13 +345,14 @@ impl Store for Member {
         let (mut groups, mut leases) = (Vec::new(), Vec::new());
         self.cluster.with(|kept| {
             let count = kept.random.random_range(1..=kept.history.len() - next);
-            for (at, told) in (next..).zip(&kept.history[next..next + count]) {
+            for told in &kept.history[next..next + count] {
                 match told {
-                    Told::Commit { revision, bytes, leases: of_commit } => {
-                        groups.push(entry::decode(bytes, *revision).unwrap());
-                        leases.extend(of_commit.iter().filter(|_| at >= self.read).cloned());
+                    Told::Commit { revision, leases: of_commit, .. } => {
+                        groups.extend(told.commit());
+                        leases.extend(of_commit.iter().cloned());
+                        self.seen = self.seen.max(*revision);
                     }
-                    Told::Lease(news) => leases.extend((at >= self.read).then(|| news.clone())),
+                    Told::Lease(news) => leases.push(news.clone()),
                 }
             }
             self.next = Some(next + count);

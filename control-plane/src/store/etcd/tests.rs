@@ -127,13 +127,61 @@ async fn a_change_whose_answer_was_lost_is_told_once_to_whoever_made_it_too() {
     let made = one.load().await.unwrap();
     assert_eq!(made.items.len(), 1);
     // Its cause comes with it.
-    for store in [&mut one, &mut other] {
-        assert_eq!(told(store).await, [(base, made.revision)]);
-    }
+    assert_eq!(retold(&mut one).await, [made.revision]);
+    assert_eq!(told(&mut other).await, [(base, made.revision)]);
     let Ok(Commit::Durable(revisions)) = one.commit(made.revision, &[registration(2)]).await else {
         panic!()
     };
     assert_eq!(told(&mut one).await, [(made.revision, revisions[0])], "and the first one no more");
+}
+
+/// The commits that are told next, which were read before.
+async fn retold(store: &mut Etcd) -> Vec<Revision> {
+    let news = tokio::time::timeout(Duration::from_secs(20), store.news());
+    let News::Retold(committed) = news.await.expect("in time") else { panic!() };
+    committed.into_iter().map(|committed| committed.revision).collect()
+}
+
+#[tokio::test]
+async fn each_of_several_changes_whose_answers_were_lost_is_told_and_none_twice() {
+    let fake = Fake::start().await;
+    let mut one = store(&fake).await;
+    let mut head = one.load().await.unwrap().revision;
+    let mut lost = Vec::new();
+    for number in [1, 3, 5] {
+        fake.lose(1);
+        let unanswered = one.commit(head, &[registration(number)]).await;
+        assert!(matches!(unanswered, Err(StoreError::Unanswered(_))), "{unanswered:?}");
+        head = one.load().await.unwrap().revision;
+        lost.push(head);
+        // Known, and told by whoever made it: it lies between those that are still to be told.
+        let Ok(Commit::Durable(revisions)) = one.commit(head, &[registration(number + 1)]).await else {
+            panic!()
+        };
+        head = revisions[0];
+    }
+    let mut told = Vec::new();
+    while told.len() < 3 {
+        match tokio::time::timeout(Duration::from_secs(20), one.news()).await.expect("in time") {
+            News::Retold(committed) => told.extend(committed.into_iter().map(|entry| entry.revision)),
+            News::Changed { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(told, lost);
+}
+
+#[tokio::test]
+async fn what_etcd_has_forgotten_before_it_was_told_is_told_as_missed() {
+    let fake = Fake::start().await;
+    let mut one = store(&fake).await;
+    let base = one.load().await.unwrap().revision;
+    fake.lose(1);
+    assert!(one.commit(base, &[registration(1)]).await.is_err());
+    fake.compact();
+    let made = one.load().await.unwrap().revision;
+    let news = tokio::time::timeout(Duration::from_secs(20), one.news()).await.expect("in time");
+    assert!(matches!(news, News::Missed { up_to, .. } if up_to == made), "{news:?}");
 }
 
 /// A control plane on it, as far as it writes.

@@ -47,16 +47,29 @@ pub(super) struct Watching {
 }
 
 impl Watching {
-    /// Begins to watch at the first of these revisions; up to the other, everything was read, and only commits are told.
-    /// Control planes that come and go are told to `peers` at once.
+    /// Begins to watch at a revision. Control planes that come and go are told to `peers` at once.
     pub(super) fn begin(
         client: Client,
         keys: Keys,
-        (next, read): (Revision, Revision),
+        next: Revision,
         peers: Arc<tokio::sync::watch::Sender<Known>>,
     ) -> Self {
+        Self::begin_with(client, keys, next, Some(peers))
+    }
+
+    /// The same, where all was read long since, but who did it: commits are told, and nothing else.
+    pub(super) fn begin_late(client: Client, keys: Keys, next: Revision) -> Self {
+        Self::begin_with(client, keys, next, None)
+    }
+
+    fn begin_with(
+        client: Client,
+        keys: Keys,
+        next: Revision,
+        peers: Option<Arc<tokio::sync::watch::Sender<Known>>>,
+    ) -> Self {
         let (sender, seen) = mpsc::channel(BUFFERED);
-        let watcher = Watcher { client, keys, next, read, sender, peers };
+        let watcher = Watcher { client, keys, next, sender, peers };
         Self { seen, _task: AbortOnDropHandle::new(tokio::spawn(watcher.run())) }
     }
 
@@ -71,10 +84,9 @@ struct Watcher {
     keys: Keys,
     /// What was told last is before this.
     next: Revision,
-    /// Everything up to it was read, but who did it.
-    read: Revision,
     sender: mpsc::Sender<Seen>,
-    peers: Arc<tokio::sync::watch::Sender<Known>>,
+    /// `None`: only commits are told.
+    peers: Option<Arc<tokio::sync::watch::Sender<Known>>>,
 }
 
 /// Why a watch ended.
@@ -184,8 +196,7 @@ impl Watcher {
             }
             return Ok(());
         };
-        let is_of_fence =
-            |kv: &KeyValue| kv.mod_revision > self.read && self.keys.role(&kv.key) == Role::Fence;
+        let is_of_fence = |kv: &KeyValue| self.peers.is_some() && self.keys.role(&kv.key) == Role::Fence;
         if response.events.iter().filter_map(|event| event.kv.as_ref()).any(is_of_fence) {
             return Err(Ended::Broken("the store was closed to changes, or opened again"));
         }
@@ -207,7 +218,7 @@ impl Watcher {
             match self.keys.role(&kv.key) {
                 Role::Head if is_there => groups.push(entry::decode(&kv.value, kv.mod_revision)?),
                 Role::Head => return Err("the head is gone".into()),
-                _ if kv.mod_revision <= self.read => {}
+                _ if self.peers.is_none() => {}
                 Role::Lease(key) => {
                     leases.push(LeaseNews { key, kept: is_there.then(|| LeaseTag::new(kv.lease)) });
                 }
@@ -217,8 +228,8 @@ impl Watcher {
                 Role::Meta | Role::Fence | Role::Record(_) | Role::Unknown => {}
             }
         }
-        if !peers.is_empty() {
-            self.peers.send_modify(|known| {
+        if let Some(told) = self.peers.as_ref().filter(|_| !peers.is_empty()) {
+            told.send_modify(|known| {
                 let mut next: BTreeMap<_, _> = (**known).clone();
                 for (node, address) in peers {
                     match address {

@@ -136,7 +136,12 @@ impl Refusal {
     pub(crate) fn is_of_store(&self) -> bool {
         matches!(
             self,
-            Self::Write(WriteError::StoreUnavailable | WriteError::StoreMoves | WriteError::Interrupted)
+            Self::Write(
+                WriteError::StoreUnavailable
+                    | WriteError::StoreMoves
+                    | WriteError::StoreMoved(_)
+                    | WriteError::Interrupted
+            )
         )
     }
 
@@ -202,9 +207,9 @@ impl Refusal {
                     (Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS, r::QUOTA_EXCEEDED)
                 }
             },
-            Self::Write(WriteError::StoreUnavailable | WriteError::StoreMoves) => {
-                (Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, r::STORE_UNAVAILABLE)
-            }
+            Self::Write(
+                WriteError::StoreUnavailable | WriteError::StoreMoves | WriteError::StoreMoved(_),
+            ) => (Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, r::STORE_UNAVAILABLE),
             Self::Write(WriteError::StoreFull) => {
                 (Code::ResourceExhausted, StatusCode::INSUFFICIENT_STORAGE, r::STORE_UNAVAILABLE)
             }

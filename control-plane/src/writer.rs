@@ -37,7 +37,7 @@ use crate::{
         Answer, Candidates, Command, Committed, Event, Group, Limits, Record, RegistryError, Revision, Step,
         View, unproven,
     },
-    store::{Commit, Store, StoreError},
+    store::{Commit, Fence, Store, StoreError},
     turns::Turn,
 };
 
@@ -60,6 +60,9 @@ pub(crate) enum WriteError {
     /// What the store holds moves to another one.
     #[error("the registry moves to another store: try again soon")]
     StoreMoves,
+    /// What the store holds has moved to this one.
+    #[error("the registry has moved to {0}, where it goes on: ask a control plane on that one")]
+    StoreMoved(String),
     /// The store has no room.
     #[error("the store has no space left: free some on its disk")]
     StoreFull,
@@ -468,7 +471,7 @@ impl<S: Store> Writer<S> {
         // to remove would write to it and read everything again.
         let (refusal, pause) = match error {
             StoreError::Full(_) => (WriteError::StoreFull, RETRY_INTERVAL),
-            StoreError::Fenced(_) => (WriteError::StoreMoves, RETRY_INTERVAL),
+            StoreError::Fenced(fence) => (of_fence(fence), RETRY_INTERVAL),
             StoreError::InUse
             | StoreError::Unusable(_)
             | StoreError::Unavailable(_)
@@ -497,8 +500,8 @@ impl<S: Store> Writer<S> {
                 self.heed(Some(&error));
                 tracing::warn!(%error, "the store is still unavailable");
                 let until = clock::now() + RETRY_INTERVAL;
-                let refusal = match error {
-                    StoreError::Fenced(_) => WriteError::StoreMoves,
+                let refusal = match &error {
+                    StoreError::Fenced(fence) => of_fence(fence),
                     StoreError::Full(_)
                     | StoreError::InUse
                     | StoreError::Unusable(_)
@@ -521,6 +524,14 @@ struct Batch {
 
 /// A command, and its outcome unless that is up to the store.
 type Decided = (Envelope, Option<Result<Answer, WriteError>>);
+
+/// Why nothing is changed where this fence is.
+fn of_fence(fence: &Fence) -> WriteError {
+    match fence {
+        Fence::Moved { to } => WriteError::StoreMoved(to.clone()),
+        Fence::Filling { .. } | Fence::Moving { .. } => WriteError::StoreMoves,
+    }
+}
 
 /// The revision of the record that a command would change without proof that it is its caller's; 0: there is none.
 fn on_what(view: &View, command: &Command) -> Revision {

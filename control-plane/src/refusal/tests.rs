@@ -107,6 +107,7 @@ fn table() -> Vec<(Refusal, &'static str, u16, &'static str)> {
         (identity.into(), "RESOURCE_EXHAUSTED", 429, "QUOTA_EXCEEDED"),
         (WriteError::StoreUnavailable.into(), "UNAVAILABLE", 503, "STORE_UNAVAILABLE"),
         (WriteError::StoreMoves.into(), "UNAVAILABLE", 503, "STORE_UNAVAILABLE"),
+        (WriteError::StoreMoved("etcd://a/gw".into()).into(), "UNAVAILABLE", 503, "STORE_UNAVAILABLE"),
         (WriteError::StoreFull.into(), "RESOURCE_EXHAUSTED", 507, "STORE_UNAVAILABLE"),
         (WriteError::Overloaded.into(), "RESOURCE_EXHAUSTED", 429, "OVERLOADED"),
         (WriteError::ShuttingDown.into(), "UNAVAILABLE", 503, "SHUTTING_DOWN"),

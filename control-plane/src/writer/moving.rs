@@ -169,7 +169,7 @@ impl<S: Store> Writer<S> {
             self.recover(&mut VecDeque::new()).await?;
         }
         let Some(Doubt { refusal, .. }) = &self.doubt else { return Ok(Ok(Reopening::Needless)) };
-        if *refusal != WriteError::StoreMoves {
+        if !matches!(refusal, WriteError::StoreMoves | WriteError::StoreMoved(_)) {
             return Ok(Err(refusal.clone()));
         }
         if let Err(error) = self.store.fence(None, None).await {

@@ -315,6 +315,21 @@ async fn a_client_that_leaves_while_its_retry_pauses_or_waits_has_taken_nothing_
 }
 
 #[tokio::test]
+async fn a_retry_that_could_not_even_wait_is_not_begun_and_not_counted_as_refused() {
+    let (held, busy) = Held::start(ok("fine")).await;
+    let resetting = Replica::start(|_, _| Act::Reset).await;
+    let policy = policy(Concurrency { max_pending: 0, ..one_each() });
+    let gateway = Arc::new(Gateway::start(&[busy, resetting.address], policy).await);
+    let first = get(&gateway, "/orders/0");
+    eventually("the replica is busy", || held.now.load(SeqCst) == 1).await;
+    let answer = gateway.get("/orders/1").await;
+    assert_eq!((status(&answer), resetting.seen().len()), (502, 1));
+    assert_eq!((gateway.service().refused(Refusal::Overloaded), spent(&gateway)), (0, 0.0));
+    held.release(1);
+    assert_eq!(status(&first.await.unwrap()), 200);
+}
+
+#[tokio::test]
 async fn a_request_that_nobody_has_had_yet_waits_for_another_replica() {
     let (held, busy) = Held::start(ok("fine")).await;
     let dead = Dead::new();

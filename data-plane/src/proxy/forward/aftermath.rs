@@ -21,7 +21,7 @@ use crate::{
         Fault, Outcome, Tick,
         retry::{Progress, Proof, Pushback, RequestFacts, Stop, Verdict, decide, may_repeat},
     },
-    table::{HeldService, Replica, RequestOutcome, Unavailable},
+    table::{HeldService, Refusal, Replica, RequestOutcome, Unavailable},
 };
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -68,7 +68,7 @@ impl Journey<'_> {
         let facts = RequestFacts { idempotent: self.is_idempotent, replayable: self.source.is_replayable() };
         let progress = Progress {
             retries_used: self.retries,
-            untried_replicas: match self.waits_for_place() {
+            untried_replicas: match self.waits_for_place() && self.service.may_wait() {
                 true => self.service.has_untried(now, &self.tried),
                 false => self.service.has_untried_place(now, &self.tried),
             },
@@ -144,8 +144,14 @@ impl Journey<'_> {
             return self.end(Stop::NoOtherReplica, GatewayError::NoneReady);
         }
         match none {
-            NoAttempt::Refused(refused) => Err(GatewayError::Overloaded(refused)),
-            NoAttempt::Waited(waited) => Err(GatewayError::QueueTimeout { waited }),
+            NoAttempt::Refused(refused) => {
+                self.service.refuse(Refusal::Overloaded);
+                Err(GatewayError::Overloaded(refused))
+            }
+            NoAttempt::Waited(waited) => {
+                self.service.refuse(Refusal::QueueTimeout);
+                Err(GatewayError::QueueTimeout { waited })
+            }
             NoAttempt::Nobody(Unavailable::AllOpen { resting, retry_at }) => {
                 self.service.rejected_by_breakers();
                 let retry_after = retry_at.since(self.worker.now());

@@ -64,6 +64,11 @@ impl Journey<'_> {
         if self.hints.retries == Some(0) {
             return Verdict::Stop(Stop::RetriesUsed);
         }
+        // What nobody has seen goes on whatever the policy allows, but not beyond what its caller does.
+        let is_spent = |allowed| self.retries.saturating_add(self.hedges) >= allowed;
+        if proof == Proof::RefusedUnseen && self.hints.retries.is_some_and(is_spent) {
+            return Verdict::Stop(Stop::RetriesUsed);
+        }
         let now = self.worker.now();
         let facts = RequestFacts { idempotent: self.is_idempotent, replayable: self.source.is_replayable() };
         let progress = Progress {

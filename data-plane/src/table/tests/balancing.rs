@@ -269,6 +269,23 @@ fn keys_stay_where_all_start_slowly_together() {
 }
 
 #[test]
+fn keys_of_others_stay_when_one_goes_out_beside_which_they_start_slowly() {
+    let slow = Duration::from_secs(100);
+    let balancing = Balancing { hash_load_factor: 0.0, slow_start: slow, ..by(Algorithm::ConsistentHash) };
+    let spec = |members: &[ReplicaSpec]| [balanced(balancing, members.to_vec())];
+    let [a, b, c] = ["a", "b", "c"].map(replica);
+    let (table, service) = table_with(&spec(std::slice::from_ref(&c))[0], 1);
+    table.apply(&spec(&[a.clone(), c.clone()]), &[], START);
+    table.apply(&spec(&[a.clone(), b.clone(), c.clone()]), &[], after(20_000));
+    let now = after(50_000);
+    let before = owners(&service, now, 0..900);
+    table.apply(&spec(&[a, b, forced_out(c)]), &[], now);
+    for (before, meanwhile) in before.iter().zip(&owners(&service, now, 0..900)) {
+        assert!(before == meanwhile || before == "c", "from {before} to {meanwhile}");
+    }
+}
+
+#[test]
 fn keys_go_to_the_next_tier_as_it_helps_out_and_not_to_neighbours() {
     let balancing =
         Balancing { hash_load_factor: 0.0, overprovisioning_factor: 1.4, ..by(Algorithm::ConsistentHash) };

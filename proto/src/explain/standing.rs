@@ -184,8 +184,10 @@ pub(super) fn reason(row: &v1::Breaker) -> String {
     use v1::BreakerState as State;
     let is_open = !matches!(row.state(), State::Closed | State::ForcedClosed);
     if matches!(row.state(), State::Open | State::HalfOpen) && !has_tripped(row) {
-        // What an operator hands back is half-open, and has not opened by its rules since.
-        let was_forced = row.state() == State::HalfOpen && !has_tripped_in_outage(row);
+        // What an operator hands back is half-open, or open where it is another registration by then, and has not opened by its
+        // rules since it is out.
+        let is_handed_back = row.state() == State::HalfOpen || row.out_time.is_some();
+        let was_forced = is_handed_back && !has_tripped_in_outage(row);
         let before = if was_forced { "it was forced open" } else { "its predecessor failed" };
         return format!("{before}, and probes have still to show how it is");
     }

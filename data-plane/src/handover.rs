@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::{
     listener::{Claim, MAX_PATH_BYTES},
-    predecessor::{Predecessor, serve},
+    predecessor::{Predecessor, TASK, serve},
     successor::{Inherited, inherit, not_waited_for},
 };
 

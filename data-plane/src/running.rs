@@ -249,6 +249,7 @@ pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Res
             shutdown: shutdown.clone(),
             successor: AtomicU32::new(0),
             patience,
+            panics: Arc::clone(proxy.panics()),
         };
         match claim.publish() {
             Ok(place) => background.hand_over(place, predecessor, stop.clone()),
@@ -409,7 +410,7 @@ impl Background {
     fn hand_over(&mut self, place: UnixSocket, predecessor: Predecessor, stop: Shutdown) {
         // Locked for a whole run, as the transitions above.
         let (place, predecessor) = (Arc::new(Mutex::new(Some(place))), Arc::new(predecessor));
-        self.spawn("handover", move || {
+        self.spawn(handover::TASK, move || {
             let (place, predecessor, stop) = (place.clone(), predecessor.clone(), stop.clone());
             async move { handover::serve(&mut *place.lock().await, &predecessor, stop).await }
         });

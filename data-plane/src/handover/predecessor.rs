@@ -11,7 +11,11 @@ use std::{
     time::Duration,
 };
 
-use gateway_runtime::{Shutdown, unix_socket::UnixSocket};
+use gateway_runtime::{
+    Shutdown,
+    panics::{PanicCounts, caught},
+    unix_socket::UnixSocket,
+};
 use tokio::{
     net::UnixStream,
     sync::Semaphore,
@@ -30,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Conversations at once; more wait in the socket's queue.
 const MAX_CONVERSATIONS: usize = 8;
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// As which its panics are counted.
+pub(crate) const TASK: &str = "handover";
 
 /// What is handed over, and what follows from it.
 #[derive(Debug)]
@@ -48,6 +54,8 @@ pub(crate) struct Predecessor {
     /// How long a successor may take until it serves. One that stands still would be waited for without an end, while nobody
     /// follows the control plane, and no other may take over.
     pub(crate) patience: Duration,
+    /// Where those of conversations are counted, too.
+    pub(crate) panics: Arc<PanicCounts>,
 }
 
 /// Hands over at `place`, of which nothing is left then, until the process's shutdown begins. The conversation that ended in a
@@ -84,7 +92,7 @@ async fn accept(
                 let (predecessor, stop) = (Arc::clone(predecessor), stop.clone());
                 conversations.spawn(async move {
                     tokio::select! {
-                        () = converse(&predecessor, stream) => {}
+                        () = contain(&predecessor, stream) => {}
                         () = stop.begun() => {}
                     }
                     drop(permit);
@@ -105,23 +113,37 @@ impl Predecessor {
     }
 }
 
-async fn converse(predecessor: &Predecessor, stream: UnixStream) {
+/// Has a conversation, of which a panic is counted. One that comes after the other process has taken over does not end the stream,
+/// for that would say that this process is gone.
+async fn contain(predecessor: &Predecessor, stream: UnixStream) {
     let mut channel = Channel::new(stream);
-    let admitted = admit(predecessor, &mut channel).await;
+    let has_handed_over = caught(converse(predecessor, &mut channel)).await.unwrap_or_else(|_| {
+        predecessor.panics.count(TASK);
+        predecessor.handed_over.has_begun()
+    });
+    if has_handed_over {
+        channel.ended_with_us().await;
+    }
+}
+
+/// Whether this process is the other one's predecessor from then on.
+async fn converse(predecessor: &Predecessor, channel: &mut Channel) -> bool {
+    let admitted = admit(predecessor, channel).await;
     if predecessor.shutdown.has_begun() {
         // Without a word: whoever asks again finds nobody, and waits for the end of this process.
-        return;
+        return false;
     }
     match admitted {
-        Ok(Ok(claim)) => claim.hand_over(channel).await,
+        Ok(Ok(claim)) => return claim.hand_over(channel).await,
         Ok(Err(why)) => {
             tracing::warn!(%why, "no handover");
             let _ = timeout(PATIENCE, channel.send(&Message::Refused { why }, &[])).await;
         }
         Err(error) => {
-            tracing::warn!(%error, "no handover: the other process said nothing that is understood")
+            tracing::warn!(%error, "no handover: the other process said nothing that is understood");
         }
     }
+    false
 }
 
 /// Hears who asks; the inner error is what to tell it.
@@ -159,15 +181,14 @@ struct Succession<'a> {
 }
 
 impl Succession<'_> {
-    async fn hand_over(self, mut channel: Channel) {
+    /// Whether it has.
+    async fn hand_over(self, channel: &mut Channel) -> bool {
         let Predecessor { hold, handed_over, shutdown, patience, .. } = self.predecessor;
         let (pid, version) = (self.pid, self.version.as_str());
         tracing::info!(pid, version, "handing over: still serving until the other process does");
         let held = hold.begin();
         let word = async {
-            timeout(PATIENCE, self.send_sockets(&mut channel))
-                .await
-                .map_err(|_| io::ErrorKind::TimedOut)??;
+            timeout(PATIENCE, self.send_sockets(channel)).await.map_err(|_| io::ErrorKind::TimedOut)??;
             Ok::<_, io::Error>(timeout(*patience, channel.receive()).await)
         };
         let word = match word.await {
@@ -188,13 +209,14 @@ impl Succession<'_> {
                 shutdown.begin();
                 // It serves, whether it hears this or not.
                 let _ = timeout(PATIENCE, channel.send(&Message::Leaving, &[])).await;
-                return channel.ended_with_us().await;
+                return true;
             }
             Ok(Some((other, _))) => format!("it said {other:?} before it served"),
             Ok(None) => "it ended before it served".into(),
             Err(error) => error.to_string(),
         };
         tracing::warn!(pid, version, why, "no handover: going on as before");
+        false
     }
 
     async fn send_sockets(&self, channel: &mut Channel) -> io::Result<()> {
@@ -234,14 +256,13 @@ impl Channel {
 mod tests {
     use std::path::Path;
 
-    use tokio::{net::TcpStream, task::JoinHandle};
+    use tokio::{io::AsyncReadExt, net::TcpStream, task::JoinHandle};
 
     use super::*;
     use crate::handover::{Claim, inherit};
 
-    /// Serves at this path until `stop`, with one socket to hand over, whose address it yields.
-    fn serving(path: &Path, shutdown: &Shutdown, stop: &Shutdown) -> (JoinHandle<()>, std::net::SocketAddr) {
-        let mut place = Some(Claim::new(path).unwrap().publish().unwrap());
+    /// A process with one socket to hand over, whose address it yields.
+    fn predecessor(shutdown: &Shutdown) -> (Arc<Predecessor>, std::net::SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let predecessor = Predecessor {
@@ -252,8 +273,19 @@ mod tests {
             shutdown: shutdown.clone(),
             successor: AtomicU32::new(0),
             patience: PATIENCE_OF_TESTS,
+            panics: Arc::default(),
         };
-        let (predecessor, stop) = (Arc::new(predecessor), stop.clone());
+        (Arc::new(predecessor), address)
+    }
+
+    fn place(path: &Path) -> Option<UnixSocket> {
+        Some(Claim::new(path).unwrap().publish().unwrap())
+    }
+
+    /// One that serves at this path until `stop`.
+    fn serving(path: &Path, shutdown: &Shutdown, stop: &Shutdown) -> (JoinHandle<()>, std::net::SocketAddr) {
+        let (mut place, (predecessor, address)) = (place(path), predecessor(shutdown));
+        let stop = stop.clone();
         (tokio::spawn(async move { serve(&mut place, &predecessor, stop).await }), address)
     }
 
@@ -297,6 +329,47 @@ mod tests {
         ended.await.unwrap();
         assert!(path.exists());
         assert!(inherit(&path, "3").await.unwrap().is_none(), "nobody listens there");
+    }
+
+    #[tokio::test]
+    async fn what_is_started_again_hands_over_at_the_place_that_it_had() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("handover");
+        let stop = Shutdown::new();
+        let (mut place, (predecessor, _)) = (place(&path), predecessor(&Shutdown::new()));
+        tokio::select! {
+            biased;
+            () = serve(&mut place, &predecessor, stop.clone()) => panic!("it accepts until it is told otherwise"),
+            () = std::future::ready(()) => {}
+        }
+        let again = tokio::spawn({
+            let stop = stop.clone();
+            async move { serve(&mut place, &predecessor, stop).await }
+        });
+        inherit(&path, "2").await.unwrap().unwrap().serving().await.unwrap();
+        stop.begin();
+        again.await.unwrap();
+    }
+
+    /// Where there are no timers, a conversation comes to its end by a panic.
+    #[test]
+    fn a_panic_of_a_conversation_is_counted_and_ends_no_other() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        runtime.block_on(async {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("handover");
+            let shutdown = Shutdown::new();
+            let (mut place, (predecessor, _)) = (place(&path), predecessor(&shutdown));
+            let panics = Arc::clone(&predecessor.panics);
+            let ended = tokio::spawn(async move { serve(&mut place, &predecessor, Shutdown::new()).await });
+            for count in 1..=2 {
+                let mut stream = UnixStream::connect(&path).await.unwrap();
+                assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+                assert_eq!(panics.read().get(TASK), Some(&count));
+            }
+            shutdown.begin();
+            ended.await.unwrap();
+        });
     }
 
     #[tokio::test]

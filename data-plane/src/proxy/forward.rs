@@ -68,7 +68,7 @@ use crate::{
     table::{AttemptPolicy, FallbackKind, Replica, RequestOutcome},
     traces::Event,
 };
-use aftermath::repeats;
+use aftermath::{Paid, repeats};
 use exchange::Tried;
 use gateway_runtime::panics::caught;
 use hedge::Raced;
@@ -288,7 +288,7 @@ async fn answer(
         tried: Vec::new(),
         attempts: Cell::new(0),
         retries: 0,
-        paid_at: None,
+        paid: None,
         hedges: 0,
         was_pushed_back: false,
         is_seen: false,
@@ -369,8 +369,8 @@ struct Journey<'a> {
     attempts: Cell<usize>,
     /// Retries that count against the policy's limit.
     retries: u8,
-    /// When the last of them was taken out of the budget, if it was.
-    paid_at: Option<Tick>,
+    /// What the next of them has cost, until it is sent.
+    paid: Option<Paid>,
     /// Attempts that were begun beside others, which a caller counts as it counts retries.
     hedges: u8,
     /// Whether a replica has asked for time, see [`Pushback`].
@@ -483,7 +483,10 @@ impl Journey<'_> {
     async fn ask(&mut self) -> Ending {
         loop {
             let attempt = match self.begin().await {
-                Ok(begun) => begun,
+                Ok(begun) => {
+                    self.is_sent();
+                    begun
+                }
                 Err(none) => return self.give_up(none),
             };
             let tried = if self.may_hedge(&attempt) {

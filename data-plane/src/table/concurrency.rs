@@ -54,10 +54,6 @@ impl Limits {
     pub(super) fn new(workers: usize) -> Self {
         Self { pending: Pending::new(), refusals: Default::default(), queue_times: Durations::new(workers) }
     }
-
-    fn refuse(&self, refusal: Refusal) {
-        self.refusals[refusal as usize].fetch_add(1, Relaxed);
-    }
 }
 
 impl Service {
@@ -100,11 +96,17 @@ impl Service {
         Ok(self.picked(looked?, worker, now))
     }
 
+    /// Whether a request that finds no place now may wait for one, as far as others wait already.
+    pub fn may_wait(&self) -> bool {
+        let concurrency = self.policy().concurrency;
+        self.pending() < concurrency.max_pending as usize && !concurrency.max_queue_time.is_zero()
+    }
+
     /// Lets a request that has `tried` some wait for a place, after [`Service::pick`] found none. It waits no longer than
     /// the policy lets it, nor than to its `deadline`.
     ///
     /// # Errors
-    /// [`Refused`] when as many wait as may, and when its turn would come too late. That is counted.
+    /// [`Refused`] when as many wait as may, and when its turn would come too late.
     pub fn wait(
         self: &Arc<Self>,
         now: Tick,
@@ -115,16 +117,14 @@ impl Service {
         let mut terms = terms(&concurrency, now);
         terms.until = terms.until.min(deadline);
         let tried = tried.iter().map(|replica| replica.number()).collect();
-        match self.limits.pending.enter(now, tried, terms) {
-            Ok(ticket) => {
-                let service = Arc::clone(self);
-                Ok(Waiting { service, ticket: Some(ticket), entered: now, until: terms.until })
-            }
-            Err(refused) => {
-                self.limits.refuse(Refusal::Overloaded);
-                Err(refused)
-            }
-        }
+        let ticket = self.limits.pending.enter(now, tried, terms)?;
+        let service = Arc::clone(self);
+        Ok(Waiting { service, ticket: Some(ticket), entered: now, until: terms.until })
+    }
+
+    /// Counts that a request was answered with this, for want of a place.
+    pub fn refuse(&self, refusal: Refusal) {
+        self.limits.refusals[refusal as usize].fetch_add(1, Relaxed);
     }
 
     /// A request at this replica is not in flight any more.
@@ -247,11 +247,10 @@ impl Waiting {
         picked
     }
 
-    /// It has waited for as long as it may: counts that, and yields how long it was.
+    /// It has waited for as long as it may: yields how long it was.
     pub fn give_up(mut self, worker: usize, now: Tick) -> Duration {
         self.leave();
         let waited = now.since(self.entered);
-        self.service.limits.refuse(Refusal::QueueTimeout);
         self.service.limits.queue_times.record(worker, waited);
         waited
     }

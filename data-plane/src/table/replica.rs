@@ -156,7 +156,12 @@ impl Replica {
             order.is_some_and(|order| obeyed.as_ref().is_none_or(|last| is_newer(order, last)))
         };
         let (breaker, trip, out_since) = match past.filter(|past| !is_reset(&past.reset)) {
-            Some(past) => (new.following(past.breaker, now), past.trip, past.out_since),
+            Some(past) => {
+                let breaker = new.following(past.breaker, now);
+                // One that was forced open is back without that, and closed.
+                let is_out = !breaker.state().lets_all_through();
+                (breaker, past.trip, is_out.then_some(past.out_since.unwrap_or(now)))
+            }
             None => (new, None, None),
         };
         // What an order of before could reset is not there any more.

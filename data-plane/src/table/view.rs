@@ -208,11 +208,11 @@ impl View {
         // However many start slowly, there are few steps: each is for all of them.
         let reshared_at = next_steps.min().map(|next| next.max(now.plus(slow_start / 20)));
         let affinity = ring.map(|ring| {
-            // Who starts together moves no keys by that, and who starts beside others moves none of theirs.
-            let part = eligible.iter().map(|replica| replica.part(now, slow_start)).max().unwrap_or(1);
+            // Who starts together moves no keys by that, and who starts beside others, be these out, moves none of theirs.
+            let members = || all.iter().filter(|replica| is_used(replica));
+            let part = members().map(|replica| replica.part(now, slow_start)).max().unwrap_or(1);
             let full = |replica: &Arc<Replica>| u64::from(replica.weight().get()) * part;
-            let members = all.iter().filter(|replica| is_used(replica));
-            let largest = plan.largest(members.map(|replica| (split.place(band(replica)), full(replica))));
+            let largest = plan.largest(members().map(|replica| (split.place(band(replica)), full(replica))));
             let aside = Affinity::aside(&all, &eligible, before);
             Affinity::new(ring, &eligible, &shares, largest, aside)
         });

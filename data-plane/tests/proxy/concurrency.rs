@@ -12,7 +12,7 @@ use std::{
 };
 
 use data_plane::{
-    routing::State,
+    routing::{State, Tick},
     table::{Refusal, ServiceSpec},
 };
 use gateway_proto::{Policy, policy::Concurrency};
@@ -260,8 +260,13 @@ async fn a_retry_that_meets_full_replicas_only_brings_the_answer_that_it_has() {
 
 /// What has been used of the budget of retries.
 fn spent(gateway: &Gateway) -> f64 {
+    spent_at(gateway, gateway.clock.now())
+}
+
+/// The same as of then, however long it takes to look.
+fn spent_at(gateway: &Gateway, then: Tick) -> f64 {
     let service = gateway.service();
-    service.budget().view(gateway.clock.now(), service.policy().retry.budget_ratio).used
+    service.budget().view(then, service.policy().retry.budget_ratio).used
 }
 
 #[tokio::test]
@@ -281,6 +286,47 @@ async fn a_retry_whose_place_was_taken_while_it_paused_gives_back_what_it_took_f
     assert_eq!((held.seen(), spent(&gateway)), (vec!["/1".to_owned()], 0.0));
     held.release(1);
     assert_eq!(status(&second.await.unwrap()), 200);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_its_retry_pauses_or_waits_has_taken_nothing_from_the_budget() {
+    let asks_for_time = "HTTP/1.1 503 X\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n".to_owned();
+    for (act, waits) in [(Act::Send(asks_for_time), false), (Act::Reset, true)] {
+        let (held, busy) = Held::start(ok("fine")).await;
+        let failing = Replica::start(move |_, _| act.clone()).await;
+        let gateway = Arc::new(Gateway::start(&[busy, failing.address], policy(one_each())).await);
+        let first = get(&gateway, "/orders/0");
+        eventually("the replica is busy", || held.now.load(SeqCst) == 1).await;
+        if !waits {
+            held.release(1);
+            assert_eq!(status(&first.await.unwrap()), 200);
+        }
+        let mut leaving = gateway.connect().await;
+        leaving.write_all(b"GET /orders/1 HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
+        eventually("a retry is paid for", || spent(&gateway) > 0.0).await;
+        let paid = gateway.clock.now();
+        if waits {
+            pending(&gateway, 1).await;
+        }
+        drop(leaving);
+        eventually("it is given back", || spent_at(&gateway, paid) == 0.0).await;
+        assert_eq!(held.seen(), ["/0"]);
+    }
+}
+
+#[tokio::test]
+async fn a_retry_that_could_not_even_wait_is_not_begun_and_not_counted_as_refused() {
+    let (held, busy) = Held::start(ok("fine")).await;
+    let resetting = Replica::start(|_, _| Act::Reset).await;
+    let policy = policy(Concurrency { max_pending: 0, ..one_each() });
+    let gateway = Arc::new(Gateway::start(&[busy, resetting.address], policy).await);
+    let first = get(&gateway, "/orders/0");
+    eventually("the replica is busy", || held.now.load(SeqCst) == 1).await;
+    let answer = gateway.get("/orders/1").await;
+    assert_eq!((status(&answer), resetting.seen().len()), (502, 1));
+    assert_eq!((gateway.service().refused(Refusal::Overloaded), spent(&gateway)), (0, 0.0));
+    held.release(1);
+    assert_eq!(status(&first.await.unwrap()), 200);
 }
 
 #[tokio::test]

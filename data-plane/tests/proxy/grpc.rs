@@ -8,7 +8,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use data_plane::routing::{Rule, State};
+use data_plane::{
+    routing::{Rule, State},
+    table::{CodeClass, RequestOutcome},
+};
 use gateway_proto::{Address, Endpoint, Policy, Protocol, policy::Methods};
 use h2::{RecvStream, server::SendResponse};
 use http::{HeaderMap, HeaderValue, Request, Response};
@@ -143,6 +146,20 @@ async fn a_status_in_the_head_passes_and_counts_the_same() {
             let fault = gateway.service().replicas()[0].last_failures()[0].fault.to_string();
             assert!(fault.starts_with("gRPC "), "{fault}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_call_is_counted_by_its_head_and_what_is_said_behind_it_counts_for_its_attempt() {
+    for (replica, outcome) in [
+        (answering("14").await, RequestOutcome::Success),
+        (trailers_only("14").await, RequestOutcome::UpstreamError),
+    ] {
+        let gateway = before(&replica);
+        call(&gateway, "/orders/x", &[]).await;
+        eventually("the call is over", || gateway.inflight(0) == 0).await;
+        assert_eq!(gateway.service().counters().read(CodeClass::Success, outcome), 1, "{outcome:?}");
+        assert_eq!(failures(&gateway), 1, "{outcome:?}");
     }
 }
 

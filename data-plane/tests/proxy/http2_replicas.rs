@@ -13,6 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use data_plane::proxy::{Networks, ProxyConfig};
 use gateway_proto::{Address, Endpoint, Policy, Protocol};
 use h2::{
     Reason, RecvStream,
@@ -235,6 +236,40 @@ async fn a_request_that_only_refusing_replicas_were_asked_for_is_worth_another_t
     let response = gateway.post("/orders/x", "once").await;
     assert_eq!((status(&response), reason(&response).as_str()), (503, "request_declined"));
     assert_eq!(field(&response, "retry-after").as_deref(), Some("1"));
+}
+
+#[tokio::test]
+async fn a_refusal_is_followed_by_no_more_attempts_than_a_caller_allows_those_beside_others_included() {
+    let (open, gate) = tokio::sync::watch::channel(false);
+    let mut replicas = Vec::new();
+    for _ in 0..3 {
+        let gate = gate.clone();
+        let refuse = move |_, _, mut answering: Answering| {
+            let mut gate = gate.clone();
+            async move {
+                let _ = gate.wait_for(|open| *open).await;
+                answering.send_reset(Reason::REFUSED_STREAM);
+            }
+        };
+        replicas.push(H2Replica::start(builder(), refuse).await);
+    }
+    let mut policy = Policy::default();
+    policy.retry.hedge_delay = Duration::from_millis(30);
+    let trusting = |config: &mut ProxyConfig| {
+        config.forwarding.trusted = Networks::parse(["127.0.0.0/8"]).unwrap();
+    };
+    let endpoints = replicas.iter().map(H2Replica::endpoint).collect();
+    let gateway = Arc::new(Gateway::start_before(trusting, endpoints, policy));
+    let asked = tokio::spawn({
+        let gateway = Arc::clone(&gateway);
+        async move { gateway.send("GET /orders/ HTTP/1.1\r\nhost: gw\r\nx-gw-retry: 1\r\n\r\n").await }
+    });
+    let sent = || replicas.iter().map(H2Replica::count).sum::<usize>();
+    eventually("two are asked", || sent() == 2).await;
+    open.send(true).unwrap();
+    let response = asked.await.unwrap();
+    assert_eq!((status(&response), reason(&response).as_str()), (503, "request_declined"));
+    assert_eq!(sent(), 2);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use prost_types::Timestamp;
 use super::{
     Explanation, Facts, MAX_SHOWN, rank,
     span::{left, said, span_of},
-    standing::{self, Registered, Waiting},
+    standing::{self, Regardless, Registered, Waiting},
 };
 use crate::v1::{self, BreakerState as State, Cause, Effect, FailedAttempt, Layer, NextStep};
 
@@ -49,6 +49,11 @@ impl Causes {
             let known = &mut told.cause;
             (known.since_time, known.node_ids, known.node_count) = (since, names, count);
         }
+    }
+
+    /// What the data plane says in whose words a cause is told.
+    fn row_of(&self, cause: &Cause) -> Option<&v1::Breaker> {
+        self.0.get(&(cause.effect, cause.layer))?.speaker.breaker.as_ref()
     }
 
     fn has(&self, layer: Layer) -> bool {
@@ -298,15 +303,21 @@ fn next_step(all: &Explanation, cause: &Cause) -> NextStep {
             step(format!("gwctl release-guard {service}"), "let go of what is gone for good")
         }
         Layer::HealthCheck => setting("what is checked, and whether it should be"),
-        Layer::FailOpen if !standing::fails_open(&all.facts) => {
-            setting("what is checked, for nobody passes it")
-        }
         Layer::ConcurrencyLimit => setting("the limit, and where it is from"),
         Layer::Backlog => {
             step(format!("gwctl drain {key}"), "keep all new requests away while it is looked at")
         }
         Layer::SlowStart => setting("how long that takes, see balancing.slow_start"),
-        Layer::FailOpen => setting("from when on that is so, see breaker.fail_open_threshold"),
+        Layer::FailOpen => {
+            let row = all.causes.row_of(cause).cloned().unwrap_or_default();
+            setting(match Regardless::of(&all.facts, &row) {
+                Regardless::TooFew => "from when on that is so, see breaker.fail_open_threshold",
+                Regardless::NobodyPasses => "what is checked, for nobody passes it",
+                Regardless::Either => {
+                    "what is checked, and from when on too few are left, see breaker.fail_open_threshold"
+                }
+            })
+        }
         Layer::Priority => step(format!("gwctl explain {service}"), "how its other replicas are"),
         Layer::Propagation => step("gwctl check".into(), "whether the data plane keeps up"),
     }

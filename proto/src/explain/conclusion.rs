@@ -138,7 +138,8 @@ fn asked(all: &Explanation) -> (Conclusion, String) {
     let worst = all.speaker.as_ref().and_then(|node| node.breaker.as_ref());
     let regardless = all.worst_asks_regardless();
     if regardless {
-        let (should, why) = (worst.map(reason).unwrap_or_default(), why_regardless(&all.facts));
+        let row = worst.cloned().unwrap_or_default();
+        let (should, why) = (reason(&row), why_regardless(&all.facts, &row));
         return (Conclusion::Policy, format!("{begins}, although it should be out ({should}): {why}"));
     }
     if all.forced_closed > 0 {

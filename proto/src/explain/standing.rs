@@ -184,8 +184,10 @@ pub(super) fn reason(row: &v1::Breaker) -> String {
     use v1::BreakerState as State;
     let is_open = !matches!(row.state(), State::Closed | State::ForcedClosed);
     if matches!(row.state(), State::Open | State::HalfOpen) && !has_tripped(row) {
-        // What an operator hands back is half-open, and has not opened by its rules since.
-        let was_forced = row.state() == State::HalfOpen && !has_tripped_in_outage(row);
+        // What an operator hands back is half-open, or open where it is another registration by then, and has not opened by its
+        // rules since it is out.
+        let is_handed_back = row.state() == State::HalfOpen || row.out_time.is_some();
+        let was_forced = is_handed_back && !has_tripped_in_outage(row);
         let before = if was_forced { "it was forced open" } else { "its predecessor failed" };
         return format!("{before}, and probes have still to show how it is");
     }
@@ -257,7 +259,7 @@ fn sentences(facts: &Facts, node: &v1::NodeExplanation) -> (String, String) {
             (format!("half-open: {}", reason_and_probe(now, &row)), until_closed(facts, &row))
         }
         Standing::AsksRegardless => (
-            format!("asked although it should be out ({}): {}", reason(&row), why_regardless(facts)),
+            format!("asked although it should be out ({}): {}", reason(&row), why_regardless(facts, &row)),
             until_closed(facts, &row),
         ),
         Standing::CheckedOut => checked(now, &row),
@@ -355,17 +357,36 @@ pub(super) fn although_it_fails(facts: &Facts, row: &v1::Breaker) -> &'static st
 }
 
 /// Why one that should be out is asked.
-pub(super) fn why_regardless(facts: &Facts) -> &'static str {
-    match fails_open(facts) {
-        true => "too few of its tier are left",
-        false => "nobody passes the active checks, so they are not heeded",
+pub(super) fn why_regardless(facts: &Facts, row: &v1::Breaker) -> &'static str {
+    match Regardless::of(facts, row) {
+        Regardless::TooFew => "too few of its tier are left",
+        Regardless::NobodyPasses => "nobody passes the active checks, so they are not heeded",
+        Regardless::Either => {
+            "too few of its tier are left, or nobody passes the active checks, so they are not heeded"
+        }
     }
 }
 
-/// Whether the policy has those asked that should be out when too few are left. If not, only those are that would fail their
-/// checks and nobody else.
-pub(super) fn fails_open(facts: &Facts) -> bool {
-    facts.policy.fail_open_threshold > 0.0
+/// What has those asked that should be out, as far as it is known.
+pub(super) enum Regardless {
+    /// Less is left than the policy's threshold.
+    TooFew,
+    /// All fail their checks, and nobody passes them.
+    NobodyPasses,
+    /// One of these.
+    Either,
+}
+
+impl Regardless {
+    pub(super) fn of(facts: &Facts, row: &v1::Breaker) -> Self {
+        // Where nobody passes the checks they alone are not heeded, and breakers are.
+        let is_open = matches!(row.state(), v1::BreakerState::Open | v1::BreakerState::HalfOpen);
+        match facts.policy.fail_open_threshold > 0.0 {
+            false => Self::NobodyPasses,
+            true if is_open => Self::TooFew,
+            true => Self::Either,
+        }
+    }
 }
 
 /// `the probe that is due in 0.8s succeeds, and 1 more; if it fails, it rests for up to 4.8s`.

@@ -338,6 +338,16 @@ fn a_new_registration_is_not_condemned_by_what_its_predecessor_did() {
 }
 
 #[test]
+fn one_that_came_back_and_was_forced_open_before_is_not_said_to_have_failed() {
+    let back = v1::Breaker { out_time: at(990.0), ..row(State::Open) };
+    let long_ago = v1::Trip { trip_time: at(500.0), incarnation: 2, ..Default::default() };
+    for row in [v1::Breaker { last_trip: Some(long_ago), ..back.clone() }, back] {
+        let summary = explain(facts(), [word("dp-1", row)]).summary;
+        assert!(summary.contains("it was forced open, and probes have still to show"), "{summary}");
+    }
+}
+
+#[test]
 fn one_that_came_back_is_not_said_to_have_been_forced_open_while_it_is_probed() {
     let of_outage = v1::Trip { trip_time: at(980.0), incarnation: 2, ..Default::default() };
     let probed = v1::Breaker { last_trip: Some(of_outage), out_time: at(980.0), ..row(State::HalfOpen) };

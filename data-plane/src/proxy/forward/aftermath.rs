@@ -18,10 +18,10 @@ use crate::{
         trail::Trail,
     },
     routing::{
-        Fault, Outcome,
+        Fault, Outcome, Tick,
         retry::{Progress, Proof, Pushback, RequestFacts, Stop, Verdict, decide, may_repeat},
     },
-    table::{Replica, RequestOutcome, Unavailable},
+    table::{HeldService, Refusal, Replica, RequestOutcome, Unavailable},
 };
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -64,11 +64,16 @@ impl Journey<'_> {
         if self.hints.retries == Some(0) {
             return Verdict::Stop(Stop::RetriesUsed);
         }
+        // What nobody has seen goes on whatever the policy allows, but not beyond what its caller does.
+        let is_spent = |allowed| self.retries.saturating_add(self.hedges) >= allowed;
+        if proof == Proof::RefusedUnseen && self.hints.retries.is_some_and(is_spent) {
+            return Verdict::Stop(Stop::RetriesUsed);
+        }
         let now = self.worker.now();
         let facts = RequestFacts { idempotent: self.is_idempotent, replayable: self.source.is_replayable() };
         let progress = Progress {
             retries_used: self.retries,
-            untried_replicas: match self.waits_for_place() {
+            untried_replicas: match self.waits_for_place() && self.service.may_wait() {
                 true => self.service.has_untried(now, &self.tried),
                 false => self.service.has_untried_place(now, &self.tried),
             },
@@ -76,20 +81,26 @@ impl Journey<'_> {
             pushback,
             was_pushed_back: self.was_pushed_back,
         };
-        let mut paid_at = None;
+        let mut paid = None;
         let budget = || {
-            let ratio = self.policy.retry.budget_ratio;
-            let is_granted = self.service.budget().try_retry(self.worker.index(), now, ratio);
-            paid_at = is_granted.then_some(now);
-            is_granted
+            paid = Paid::out_of(&self.service, self.worker.index(), now, self.policy.retry.budget_ratio);
+            paid.is_some()
         };
         let mut retry = self.policy.retry;
         if let Some(retries) = self.hints.retries {
             retry.max_retry_count = retry.max_retry_count.min(retries.saturating_sub(self.hedges));
         }
         let verdict = decide(proof, facts, progress, &retry, budget, self.worker.random());
-        self.paid_at = paid_at;
+        self.paid = paid;
         verdict
+    }
+
+    /// The retry that was decided on, if this is one, has a replica: what it has cost is spent.
+    #[inline]
+    pub(super) fn is_sent(&mut self) {
+        if let Some(paid) = self.paid.take() {
+            paid.spend();
+        }
     }
 
     /// Answers with what the last attempt came to, or, where there was none, with this error.
@@ -127,9 +138,7 @@ impl Journey<'_> {
     }
 
     pub(super) fn give_up(&mut self, none: NoAttempt) -> Ending {
-        if let Some(paid_at) = self.paid_at.take() {
-            self.service.budget().give_back(self.worker.index(), paid_at);
-        }
+        self.paid = None;
         // After a failure, whatever keeps it from others, in the word that its client is told.
         let why = if self.last.is_some() { Stop::NoOtherReplica.as_str() } else { none.as_str() };
         self.stopped(why);
@@ -140,8 +149,14 @@ impl Journey<'_> {
             return self.end(Stop::NoOtherReplica, GatewayError::NoneReady);
         }
         match none {
-            NoAttempt::Refused(refused) => Err(GatewayError::Overloaded(refused)),
-            NoAttempt::Waited(waited) => Err(GatewayError::QueueTimeout { waited }),
+            NoAttempt::Refused(refused) => {
+                self.service.refuse(Refusal::Overloaded);
+                Err(GatewayError::Overloaded(refused))
+            }
+            NoAttempt::Waited(waited) => {
+                self.service.refuse(Refusal::QueueTimeout);
+                Err(GatewayError::QueueTimeout { waited })
+            }
             NoAttempt::Nobody(Unavailable::AllOpen { resting, retry_at }) => {
                 self.service.rejected_by_breakers();
                 let retry_after = retry_at.since(self.worker.now());
@@ -175,6 +190,35 @@ impl Journey<'_> {
             }
             Ok(answer) => (answer.head.status, RequestOutcome::UpstreamError),
             Err(error) => (error.status(), RequestOutcome::GatewayError),
+        }
+    }
+}
+
+/// A retry that was taken out of a budget. Dropped, it goes back, for it was not sent: no replica had a place for it, or its
+/// client has left while it paused, or waited for one.
+pub(super) struct Paid {
+    service: HeldService,
+    worker: usize,
+    /// When; `None` once it is sent.
+    at: Option<Tick>,
+}
+
+impl Paid {
+    /// `None` if the budget does not bear it.
+    fn out_of(service: &HeldService, worker: usize, now: Tick, ratio: f64) -> Option<Self> {
+        let is_granted = service.budget().try_retry(worker, now, ratio);
+        is_granted.then(|| Self { service: Arc::clone(service), worker, at: Some(now) })
+    }
+
+    fn spend(mut self) {
+        self.at = None;
+    }
+}
+
+impl Drop for Paid {
+    fn drop(&mut self) {
+        if let Some(at) = self.at {
+            self.service.budget().give_back(self.worker, at);
         }
     }
 }

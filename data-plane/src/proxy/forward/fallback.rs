@@ -178,7 +178,7 @@ impl Journey<'_> {
         let primary = mem::replace(&mut self.service, Stay::begin(&self.worker, service));
         let before = self.attempts.get();
         (self.started, self.retries, self.was_pushed_back, self.last) = (now, 0, false, None);
-        (self.paid_at, self.hedges) = (None, 0);
+        self.hedges = 0;
         self.tried.clear();
         self.service.budget().request(self.worker.index(), now);
         let answer = self.ask().await;

@@ -12,6 +12,8 @@ use super::{hash, mix};
 pub struct Ring {
     /// In the order of their hashes.
     points: Box<[Place]>,
+    /// How many each member has.
+    each: u16,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,25 +28,36 @@ pub struct Point {
     /// The member's place in the list that the ring was made of.
     pub member: u32,
     /// Which of the member's points it is, from zero.
-    pub order: u8,
+    pub order: u16,
 }
 
 impl Ring {
-    /// Points of each member. Shares of equal members differ by about a twelfth, and one is at least 1/128 of the
-    /// largest.
-    pub const POINTS: u8 = 128;
+    /// Points of each member, at least. Shares of equal members differ by about a twelfth.
+    pub const POINTS: u16 = 128;
+    /// The largest weight that there is: with one point for each unit, every weight is as exact as points are.
+    const MOST: u16 = 1000;
+    /// More members than so many have no more points than they need, so that no ring is larger than one of a thousand equal members.
+    pub const MANY: usize = 128;
 
-    /// Makes a ring of members by their names, in O(n log n): a thousand take some milliseconds.
-    pub fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+    /// How many points each of so many members has, the heaviest of which has this weight. It goes by no other weight, because
+    /// all shares are cut anew when it changes.
+    pub fn points_by(heaviest: u16, members: usize) -> u16 {
+        let most = if members <= Self::MANY { Self::MOST } else { Self::POINTS };
+        heaviest.clamp(Self::POINTS, most)
+    }
+
+    /// Makes a ring of members by their names, of which each has so many points, in O(n log n): a thousand take some
+    /// milliseconds. The first points of a member are the same however many it has.
+    pub fn new<'a>(names: impl IntoIterator<Item = &'a str>, each: u16) -> Self {
         let mut points = Vec::new();
         for (name, member) in names.into_iter().zip(0..) {
             let seed = hash(name.as_bytes());
             let place =
                 |order| Place { hash: mix(seed ^ mix(u64::from(order))), point: Point { member, order } };
-            points.extend((0..Self::POINTS).map(place));
+            points.extend((0..each).map(place));
         }
         points.sort_unstable();
-        Self { points: points.into() }
+        Self { points: points.into(), each }
     }
 
     /// All points from that of the key on, once around. The first is found in O(log n).
@@ -54,11 +67,16 @@ impl Ring {
         from.iter().chain(before).map(|place| place.point)
     }
 
-    /// How many of its points a member uses.
-    pub fn points_used(share: u64, largest: u64) -> u8 {
-        let points = u64::from(Self::POINTS);
+    /// How many points each member has.
+    pub fn each(&self) -> u16 {
+        self.each
+    }
+
+    /// How many of its points a member uses, one at least.
+    pub fn points_used(&self, share: u64, largest: u64) -> u16 {
+        let points = u64::from(self.each);
         let used = (share * points).div_ceil(largest.max(1)).clamp(1, points);
-        used as u8
+        used as u16
     }
 }
 
@@ -87,7 +105,7 @@ mod tests {
     }
 
     fn ring(names: &[String]) -> Ring {
-        Ring::new(names.iter().map(String::as_str))
+        Ring::new(names.iter().map(String::as_str), Ring::POINTS)
     }
 
     fn key(number: u64) -> u64 {
@@ -122,9 +140,29 @@ mod tests {
 
     #[test]
     fn a_member_uses_points_by_its_share_of_the_largest_and_one_at_least() {
-        assert_eq!(Ring::points_used(100, 100), 128);
-        assert_eq!(Ring::points_used(50, 100), 64);
-        assert_eq!(Ring::points_used(1, 1000), 1);
+        let ring = ring(&names(1));
+        assert_eq!(ring.points_used(100, 100), 128);
+        assert_eq!(ring.points_used(50, 100), 64);
+        assert_eq!(ring.points_used(1, 1000), 1);
+    }
+
+    #[test]
+    fn heavy_members_have_a_point_for_each_unit_of_weight_unless_they_are_many() {
+        assert_eq!(
+            [1, 100, 128, 300, 1000].map(|heaviest| Ring::points_by(heaviest, 3)),
+            [128, 128, 128, 300, 1000]
+        );
+        assert_eq!(Ring::points_by(1000, Ring::MANY), 1000);
+        assert_eq!(Ring::points_by(1000, Ring::MANY + 1), 128);
+    }
+
+    #[test]
+    fn the_first_points_of_a_member_are_the_same_however_many_it_has() {
+        let (few, many) = (ring(&names(3)), Ring::new(names(3).iter().map(String::as_str), 300));
+        for number in 0..KEYS {
+            let first = |ring: &Ring| ring.walk(key(number)).find(|point| point.order < Ring::POINTS);
+            assert_eq!(first(&few), first(&many));
+        }
     }
 
     #[test]
@@ -159,7 +197,7 @@ mod tests {
             let (few, more) = (few.min(more), few.max(more));
             let all = names(count);
             let ring = ring(&all);
-            let owner = |key: u64, of_first: u8| {
+            let owner = |key: u64, of_first: u16| {
                 ring.walk(key).find(|point| point.member != 0 || point.order < of_first).unwrap().member
             };
             for number in 0..500 {

@@ -269,6 +269,33 @@ fn keys_stay_where_all_start_slowly_together() {
 }
 
 #[test]
+fn keys_of_others_stay_when_one_goes_out_beside_which_they_start_slowly() {
+    let slow = Duration::from_secs(100);
+    let balancing = Balancing { hash_load_factor: 0.0, slow_start: slow, ..by(Algorithm::ConsistentHash) };
+    let spec = |members: &[ReplicaSpec]| [balanced(balancing, members.to_vec())];
+    let [a, b, c] = ["a", "b", "c"].map(replica);
+    let (table, service) = table_with(&spec(std::slice::from_ref(&c))[0], 1);
+    table.apply(&spec(&[a.clone(), c.clone()]), &[], START);
+    table.apply(&spec(&[a.clone(), b.clone(), c.clone()]), &[], after(20_000));
+    let now = after(50_000);
+    let before = owners(&service, now, 0..900);
+    table.apply(&spec(&[a, b, forced_out(c)]), &[], now);
+    for (before, meanwhile) in before.iter().zip(&owners(&service, now, 0..900)) {
+        assert!(before == meanwhile || before == "c", "from {before} to {meanwhile}");
+    }
+}
+
+#[test]
+fn weights_hold_among_those_that_are_left_however_heavy_the_one_is_that_is_out() {
+    let balancing = Balancing { hash_load_factor: 0.0, ..by(Algorithm::ConsistentHash) };
+    let members = [weighted("a", 1), weighted("b", 7), forced_out(weighted("c", 1000))];
+    let (_table, service) = table_with(&balanced(balancing, members), 1);
+    let owners = owners(&service, START, 0..4_000);
+    let of_b = owners.iter().filter(|owner| *owner == "b").count();
+    assert!((3_000..4_000).contains(&of_b), "{of_b} of 4000");
+}
+
+#[test]
 fn keys_go_to_the_next_tier_as_it_helps_out_and_not_to_neighbours() {
     let balancing =
         Balancing { hash_load_factor: 0.0, overprovisioning_factor: 1.4, ..by(Algorithm::ConsistentHash) };

@@ -278,11 +278,13 @@ fn a_probe_needs_a_place_like_any_other() {
 }
 
 #[test]
-fn what_is_refused_is_counted_and_how_long_others_waited_is_known() {
+fn what_may_not_wait_is_refused_and_how_long_others_waited_is_known() {
     let concurrency = Concurrency { max_pending: 1, ..each(1) };
     let (_table, service) = limited_table(concurrency, &["a"]);
     let held = take(&service, 0).unwrap();
+    assert!(service.may_wait());
     let (waiting, _) = waiter(&service, &[]);
+    assert!(!service.may_wait());
     let refused = service.wait(START, Tick::NEVER, &[]).unwrap_err();
     assert_eq!(refused, Refused::Full { pending: 1 });
     assert_eq!(waiting.until(), after(1000));
@@ -290,7 +292,11 @@ fn what_is_refused_is_counted_and_how_long_others_waited_is_known() {
     let (mut waiting, _) = waiter(&service, &[]);
     give_back(&service, held);
     assert!(waiting.pick(0, after(3), &[], Draw::default()).is_ok());
-    assert_eq!(Refusal::ALL.map(|refusal| service.refused(refusal)), [1, 1]);
+    assert_eq!(
+        Refusal::ALL.map(|refusal| service.refused(refusal)),
+        [0, 0],
+        "as long as nobody is answered so"
+    );
     assert_eq!(service.queue_times().count(), 2);
     let failures = service.replicas()[0].counters().failures;
     assert_eq!(failures, 0, "no replica is to blame");

@@ -116,3 +116,19 @@ fn of_a_replica_that_left_and_is_back_is_told_what_had_opened_its_breaker_and_si
     assert_eq!(ask(&service, after(3), Outcome::Success), "a");
     assert_eq!(told(after(3)), (State::HalfOpen, opened, before.out_since));
 }
+
+#[test]
+fn a_replica_that_comes_back_closed_is_not_told_to_be_out() {
+    let (table, service, _) = table_of(&["a", "b"]);
+    trip(&service, START, "a");
+    let forced = Forced { state: ForcedState::Open, entry: Arc::default() };
+    let forced = ReplicaSpec { forced: Some(forced), ..replica("a") };
+    table.apply(&[orders([forced, replica("b")])], &[], after(1));
+    table.apply(&[orders([replica("b")])], &[], after(2));
+    let anew = ReplicaSpec { incarnation: 7, ..replica("a") };
+    table.apply(&[orders([anew, replica("b")])], &[], after(3));
+    let out_since = || service.replicas()[0].history().out_since;
+    assert_eq!((state_of(&service, after(3), "a"), out_since()), (State::Closed, None));
+    trip(&service, after(4), "a");
+    assert_eq!(out_since(), Some(after(4)), "by what has opened it now");
+}

@@ -36,18 +36,21 @@ struct Seat {
     /// Its position among the eligible.
     position: u32,
     /// How many of its points it uses; none while it is not eligible.
-    points: u8,
+    points: u16,
     share: u64,
 }
 
 impl Affinity {
-    /// The ring of all that take requests: the previous one, if it is made of the same.
+    /// The ring of all that take requests: the previous one, if it is made of the same, with as many points.
     pub(super) fn ring(ready: &[Arc<Replica>], previous: Option<&Self>) -> Arc<NamedRing> {
         let names = || ready.iter().map(|replica| &replica.key().replica);
-        let same = previous.filter(|previous| previous.ring.names.iter().eq(names()));
+        let heaviest = ready.iter().map(|replica| replica.weight().get()).max().unwrap_or(1);
+        let points = Ring::points_by(heaviest, ready.len());
+        let is_same = |ring: &NamedRing| ring.ring.each() == points && ring.names.iter().eq(names());
+        let same = previous.filter(|previous| is_same(&previous.ring));
         same.map_or_else(
             || {
-                let ring = Ring::new(names().map(ReplicaId::as_str));
+                let ring = Ring::new(names().map(ReplicaId::as_str), points);
                 Arc::new(NamedRing { names: names().cloned().collect(), ring })
             },
             |previous| Arc::clone(&previous.ring),
@@ -69,7 +72,7 @@ impl Affinity {
             let here = positions.next_if(|((replica, _), _)| replica.key().replica == *name);
             here.map_or(Seat { position: 0, points: 0, share: 0 }, |((_, share), position)| Seat {
                 position,
-                points: Ring::points_used(*share, largest),
+                points: ring.ring.points_used(*share, largest),
                 share: *share,
             })
         };

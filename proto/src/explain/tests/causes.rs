@@ -88,7 +88,15 @@ fn who_is_asked_because_nobody_passes_checks_is_not_sent_to_the_threshold_of_fai
         cause.next_step.unwrap().purpose
     };
     assert_eq!(purpose(facts()), "what is checked, for nobody passes it");
-    assert_eq!(purpose(fails_open()), "from when on that is so, see breaker.fail_open_threshold");
+    // It may be either.
+    assert_eq!(
+        purpose(fails_open()),
+        "what is checked, and from when on too few are left, see breaker.fail_open_threshold"
+    );
+    let told = explain(fails_open(), [word("dp-1", asked_though_checks_fail(true))]);
+    let why = "too few of its tier are left, or nobody passes the active checks, so they are not heeded";
+    assert!(told.summary.ends_with(why), "{}", told.summary);
+    assert!(told.nodes[0].summary.ends_with(why), "{}", told.nodes[0].summary);
 }
 
 #[test]

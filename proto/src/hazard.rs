@@ -74,6 +74,17 @@ impl Hazard {
     }
 }
 
+/// Where what is sent to an address arrives: an IPv4 address within an IPv6 one is what it leads to.
+pub fn destination(address: IpAddr) -> IpAddr {
+    match address {
+        // Neither is a compatible one, as which both could be read.
+        IpAddr::V6(within) if !within.is_unspecified() && !within.is_loopback() => {
+            embedded(within).map_or(address, IpAddr::V4)
+        }
+        _ => address,
+    }
+}
+
 /// The IPv4 address that an IPv6 one stands for.
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let [first, second, third, fourth, fifth, sixth, high, low] = address.segments();
@@ -175,10 +186,22 @@ mod tests {
         assert_eq!(of("::ffff:10.0.0.1"), None);
     }
 
+    #[test]
+    fn an_address_that_wraps_none_leads_to_itself() {
+        for text in ["::", "::1", "2001:db8::1", "fe80::1", "10.0.0.1"] {
+            let address: IpAddr = text.parse().unwrap();
+            assert_eq!(destination(address), address);
+        }
+    }
+
     proptest! {
         #[test]
-        fn wrapping_changes_nothing(bits in 1_u32..) {
+        fn wrapping_changes_nothing(bits in 2_u32..) {
             let inner = Ipv4Addr::from_bits(bits);
+            for prefix in ["::", "::ffff:", "64:ff9b::", "64:ff9b:1::", "2001:db8::5efe:"] {
+                let within = format!("{prefix}{inner}").parse().unwrap();
+                prop_assert_eq!(destination(within), IpAddr::V4(inner), "{}", within);
+            }
             prop_assert_eq!(Hazard::of(inner.to_ipv6_mapped().into()), Hazard::of(inner.into()));
         }
     }

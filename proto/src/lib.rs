@@ -35,7 +35,7 @@ mod url;
 pub use address::Address;
 pub use code::code_name;
 pub use endpoint::{Endpoint, Protocol, TlsServerName};
-pub use hazard::Hazard;
+pub use hazard::{Hazard, destination};
 pub use invalid::{Check, Invalid, Violation};
 pub use lease_id::LeaseId;
 pub use left::why_left;

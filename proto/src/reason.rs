@@ -80,7 +80,7 @@ pub const ADDRESS_NOT_ALLOWED: &str = "ADDRESS_NOT_ALLOWED";
 pub const RATE_LIMITED: &str = "RATE_LIMITED";
 
 /// Every reason.
-pub const ALL: [&str; 34] = [
+pub const ALL: [&str; 36] = [
     INVALID_FIELD,
     MALFORMED_REQUEST,
     SERVICE_NOT_FOUND,
@@ -104,6 +104,8 @@ pub const ALL: [&str; 34] = [
     MOVE_REFUSED,
     OVERLOADED,
     QUOTA_EXCEEDED,
+    INTERRUPTED,
+    INTERNAL_ERROR,
     SHUTTING_DOWN,
     STREAM_SUPERSEDED,
     ACK_OVERDUE,
@@ -116,3 +118,16 @@ pub const ALL: [&str; 34] = [
     ADDRESS_NOT_ALLOWED,
     RATE_LIMITED,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_has_every_reason_once() {
+        let declared = include_str!("reason.rs").lines().filter_map(|line| line.strip_prefix("pub const "));
+        let declared = declared.filter_map(|line| line.split_once(": &str = ").map(|(name, _)| name));
+        let declared: Vec<_> = declared.filter(|name| *name != "DOMAIN").collect();
+        assert_eq!(declared, ALL);
+    }
+}

@@ -7,11 +7,13 @@ use gateway_proto::reason;
 use gateway_tests::{Act, ControlPlane, DataPlane, Scripted, command, tools};
 use serde_json::Value;
 
-/// What a client cannot bring about by asking: the store's troubles, overload, the end of the process, a peer's silence; and
+/// What a client cannot bring about by asking: the store's troubles, overload, defects, the end of the process, a peer's silence; and
 /// what is refused over HTTP only, or only where callers are asked who they are: see `access`.
-const BEYOND_CLIENTS: [&str; 11] = [
+const BEYOND_CLIENTS: [&str; 13] = [
     reason::STORE_UNAVAILABLE,
     reason::OVERLOADED,
+    reason::INTERRUPTED,
+    reason::INTERNAL_ERROR,
     reason::SHUTTING_DOWN,
     reason::ACK_OVERDUE,
     reason::HOST_NOT_ALLOWED,

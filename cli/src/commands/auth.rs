@@ -191,17 +191,29 @@ fn check(file: &Path, output: &Output) -> Result<(), Error> {
     }
 }
 
-/// Whether whoever asks has the role operator, as far as the control plane says: where nobody is asked who he is, everybody has.
+/// What operators may, as control planes say it.
+const OPERATE: &str = "change how the gateway works";
+
+/// Whether whoever asks may do what operators do, as far as the control plane says: where nobody is asked who he is, everybody has.
 pub(crate) async fn is_operator(control: &Control) -> bool {
     let told = control.probe("/whoami").await.ok();
     // One of an older version does not say.
-    told.and_then(|told| serde_json::from_str(&told.text).ok()).is_none_or(|told| has_role(&told, "operator"))
+    told.and_then(|told| serde_json::from_str(&told.text).ok()).is_none_or(|told| may_operate(&told))
 }
 
-fn has_role(told: &Value, role: &str) -> bool {
-    let grants = told["grants"].as_array().into_iter().flatten();
-    let mut roles = grants.flat_map(|grant| grant["roles"].as_array().into_iter().flatten());
-    told["authentication"] != true || roles.any(|granted| granted == role)
+fn may_operate(told: &Value) -> bool {
+    if told["authentication"] != true {
+        return true;
+    }
+    match told["may"].as_array() {
+        // Of his entries those count that hold from where he is.
+        Some(may) => may.iter().any(|action| action == OPERATE),
+        None => {
+            let grants = told["grants"].as_array().into_iter().flatten();
+            let mut roles = grants.flat_map(|grant| grant["roles"].as_array().into_iter().flatten());
+            roles.any(|granted| granted == "operator")
+        }
+    }
 }
 
 /// Says who one is to a control plane.
@@ -298,10 +310,22 @@ mod tests {
     #[test]
     fn whoever_may_do_everything_is_an_operator_and_of_who_is_known_his_roles_say_it() {
         let told = |roles: &[&str]| serde_json::json!({"authentication": true, "grants": [{"roles": ["reader"]}, {"roles": roles}]});
-        assert!(has_role(&serde_json::json!({"authentication": false}), "operator"));
-        assert!(has_role(&told(&["replica", "operator"]), "operator"));
-        assert!(!has_role(&told(&["replica"]), "operator"));
-        assert!(!has_role(&serde_json::json!({"authentication": true, "name": null}), "operator"));
+        assert!(may_operate(&serde_json::json!({"authentication": false})));
+        assert!(may_operate(&told(&["replica", "operator"])));
+        assert!(!may_operate(&told(&["replica"])));
+        assert!(!may_operate(&serde_json::json!({"authentication": true, "name": null})));
+    }
+
+    #[test]
+    fn whose_role_operator_does_not_hold_from_where_he_is_is_none() {
+        let told = |may: &[&str]| {
+            serde_json::json!({
+                "authentication": true, "may": may,
+                "grants": [{"roles": ["operator"], "from": "10.0.0.0/8"}, {"roles": ["replica"]}],
+            })
+        };
+        assert!(!may_operate(&told(&["register replicas"])));
+        assert!(may_operate(&told(&["look at the registry", "change how the gateway works"])));
     }
 
     #[test]

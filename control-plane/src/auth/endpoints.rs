@@ -6,7 +6,7 @@
 
 use core::net::{IpAddr, SocketAddr};
 
-use gateway_proto::{Address, Hazard, Networks};
+use gateway_proto::{Address, Hazard, Networks, destination};
 
 use crate::peers;
 
@@ -117,8 +117,14 @@ impl EndpointRules {
         if known.port() != address.port() {
             return false;
         }
-        let is_here = |ip| self.own.is_some_and(|own| (own.is_of_this_machine)(ip));
+        // An address within IPv6 may be this machine's own as it is, or lead here from elsewhere.
+        let is_here = |ip| {
+            self.own
+                .is_some_and(|own| (own.is_of_this_machine)(ip) || (own.is_of_this_machine)(destination(ip)))
+        };
+        let leads_to = |address: &Address| address.socket().map(|socket| destination(socket.ip()));
         known.host() == address.host()
+            || leads_to(address).is_some_and(|ip| leads_to(known) == Some(ip))
             || is_loopback(address)
             || is_loopback(known) && address.socket().is_some_and(|socket| is_here(socket.ip()))
     }
@@ -126,12 +132,12 @@ impl EndpointRules {
     /// Whether something that is sent there comes to this listener.
     fn is_own(&self, socket: SocketAddr) -> bool {
         self.own.is_some_and(|Own { listen, is_of_this_machine }| {
-            let (ip, own) = (socket.ip(), listen.ip().to_canonical());
-            let is_here = || match own.is_unspecified() {
+            let own = listen.ip().to_canonical();
+            let is_here = |ip: IpAddr| match own.is_unspecified() {
                 true => ip.is_loopback() || is_of_this_machine(ip),
-                false => ip == own,
+                false => ip == own || ip == destination(own),
             };
-            listen.port() == socket.port() && is_here()
+            listen.port() == socket.port() && [socket.ip(), destination(socket.ip())].into_iter().any(is_here)
         })
     }
 }
@@ -141,7 +147,9 @@ fn is_localhost(host: &str) -> bool {
 }
 
 fn is_loopback(address: &Address) -> bool {
-    address.socket().map_or_else(|| is_localhost(address.host()), |socket| socket.ip().is_loopback())
+    address
+        .socket()
+        .map_or_else(|| is_localhost(address.host()), |socket| destination(socket.ip()).is_loopback())
 }
 
 fn allow(what: &str) -> String {
@@ -267,7 +275,8 @@ mod tests {
     #[test]
     fn a_listener_on_all_addresses_is_found_at_those_of_its_machine() {
         let rules = listening("0.0.0.0:7400");
-        for address in ["127.0.0.1:7400", "10.0.0.7:7400", "[::ffff:10.0.0.7]:7400"] {
+        for address in ["127.0.0.1:7400", "10.0.0.7:7400", "[::ffff:10.0.0.7]:7400", "[64:ff9b::a00:7]:7400"]
+        {
             assert_eq!(
                 refusal(&rules, address, true).as_deref(),
                 Some("is this control plane itself"),
@@ -295,7 +304,13 @@ mod tests {
             control_planes: peers::Whereabouts::new(&settings, None),
             ..EndpointRules::default()
         };
-        for address in ["cp-0.example:7400", "cp-1.example:7400", "10.0.0.8:7400", "[::ffff:10.0.0.8]:7400"] {
+        for address in [
+            "cp-0.example:7400",
+            "cp-1.example:7400",
+            "10.0.0.8:7400",
+            "[::ffff:10.0.0.8]:7400",
+            "[64:ff9b::a00:8]:7400",
+        ] {
             assert_eq!(refusal(&rules, address, true).as_deref(), Some("is a control plane"), "{address}");
         }
         assert_eq!(refusal(&rules, "cp-0.example:7401", true), None);
@@ -337,6 +352,11 @@ mod tests {
             "localhost:27380",
             "10.0.0.9:27381",
             "[::ffff:10.0.0.9]:27381",
+            "[64:ff9b::a00:9]:27381",
+            "[64:ff9b:1::a00:9]:27381",
+            "[2002:a00:9::1]:27381",
+            "[64:ff9b::a00:7]:27379",
+            "[64:ff9b::7f00:1]:27380",
         ] {
             let refused = refusal(&rules, address, true);
             assert_eq!(refused.as_deref(), Some("is the registry's store"), "{address}");

@@ -102,7 +102,7 @@ pub(crate) fn lasts(path: &str) -> bool {
 }
 
 impl Permission {
-    /// For sentences: "may not …".
+    /// For sentences: "may not …". `gwctl` knows by the last of them that it speaks for an operator.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Open => "ask for health",
@@ -133,6 +133,11 @@ mod tests {
     use gateway_proto::json::pool;
 
     use super::*;
+
+    #[test]
+    fn gwctl_knows_operators_by_these_words() {
+        assert_eq!(Permission::Operate.name(), "change how the gateway works");
+    }
 
     #[test]
     fn every_rpc_of_the_contract_takes_a_permission_and_none_is_named_that_is_not_there() {

@@ -109,6 +109,7 @@ fn table() -> Vec<(Refusal, &'static str, u16, &'static str)> {
         (WriteError::StoreMoves.into(), "UNAVAILABLE", 503, "STORE_UNAVAILABLE"),
         (WriteError::StoreMoved("etcd://a/gw".into()).into(), "UNAVAILABLE", 503, "STORE_UNAVAILABLE"),
         (WriteError::StoreFull.into(), "RESOURCE_EXHAUSTED", 507, "STORE_UNAVAILABLE"),
+        (WriteError::StoreFullUnanswered.into(), "RESOURCE_EXHAUSTED", 507, "INTERRUPTED"),
         (WriteError::Overloaded.into(), "RESOURCE_EXHAUSTED", 429, "OVERLOADED"),
         (WriteError::ShuttingDown.into(), "UNAVAILABLE", 503, "SHUTTING_DOWN"),
         (WriteError::Interrupted.into(), "UNAVAILABLE", 503, "INTERRUPTED"),

@@ -113,6 +113,11 @@ pub struct Drain {
     pub revision: Revision,
 }
 
+impl Drain {
+    /// What is in flight has no longer than this, from when it was asked for last.
+    pub const LONGEST: Duration = Duration::from_secs(3600);
+}
+
 /// A registration by which a repeated request is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestMark {

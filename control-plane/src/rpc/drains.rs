@@ -14,11 +14,9 @@ use crate::{
     auth::{Caller, Permission},
     edge::Edge,
     refusal::Refusal,
-    registry::{Answer, Command, DrainWish, Proof, Record, RegistryError},
+    registry::{Answer, Command, Drain, DrainWish, Proof, Record, RegistryError},
     writer::WriteError,
 };
-
-const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 
 type Outbound = mpsc::Sender<Result<v1::WatchDrainResponse, Status>>;
 
@@ -37,7 +35,7 @@ pub(super) async fn drain(
     let timeout = match request.drain_timeout {
         None => Some(None),
         Some(wire) => {
-            check.take(parse_duration_within("drain_timeout", wire, Duration::ZERO, MAX_TIMEOUT)).map(Some)
+            check.take(parse_duration_within("drain_timeout", wire, Duration::ZERO, Drain::LONGEST)).map(Some)
         }
     };
     let said = check.take(asked::said(&request.author, &request.reason, caller));

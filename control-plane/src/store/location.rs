@@ -25,18 +25,39 @@ impl StoreLocation {
     /// Where its members are: by the names that it was given, and by what these lead to now. None for what is no server.
     pub(crate) async fn members(&self) -> Vec<Address> {
         let Self::Etcd(etcd) = self else { return Vec::new() };
-        let mut members: Vec<_> =
-            etcd.endpoints.iter().filter_map(|member| Address::parse(member).ok()).collect();
-        let named = members.clone().into_iter().filter(|member| member.socket().is_none());
-        let found = async |member: Address| match lookup_host(member.as_str()).await {
-            Ok(found) => found.filter_map(|at| Address::parse(&at.to_string()).ok()).collect(),
-            // By its name it is known all the same.
-            Err(_) => Vec::new(),
-        };
-        for member in named {
-            members.extend(timeout(LOOKUP, found(member)).await.unwrap_or_default());
+        let mut members = Vec::new();
+        for endpoint in &etcd.endpoints {
+            let named = named(endpoint);
+            let is_looked_up = named.as_ref().is_none_or(|member| member.socket().is_none());
+            members.extend(named);
+            if is_looked_up {
+                let led_to = leads_to(endpoint).await;
+                if led_to.is_empty() {
+                    tracing::warn!(
+                        member = %endpoint,
+                        "the name of a member of the store leads to nothing now: replicas at its addresses are not refused as the store"
+                    );
+                }
+                members.extend(led_to);
+            }
         }
         members
+    }
+}
+
+/// A member as a replica's address would have it. `None`: no replica goes by such a name, though resolvers take it.
+fn named(endpoint: &str) -> Option<Address> {
+    let (host, port) = endpoint.rsplit_once(':')?;
+    // The root at a name's end makes it no other.
+    let host = host.strip_suffix('.').unwrap_or(host);
+    Address::parse(&format!("{host}:{port}")).ok()
+}
+
+/// What a member's name leads to, by whatever rules the connection to it goes.
+async fn leads_to(endpoint: &str) -> Vec<Address> {
+    match timeout(LOOKUP, lookup_host(endpoint)).await {
+        Ok(Ok(found)) => found.filter_map(|at| Address::parse(&at.to_string()).ok()).collect(),
+        Ok(Err(_)) | Err(_) => Vec::new(),
     }
 }
 
@@ -77,6 +98,15 @@ mod tests {
             assert!(members.contains(&Address::parse(member).unwrap()), "{member} of {members:?}");
         }
         assert_eq!(StoreLocation::Memory.members().await, []);
+    }
+
+    #[tokio::test]
+    async fn members_by_names_that_no_replica_may_have_are_known_by_what_these_lead_to() {
+        let store: StoreLocation = "etcd://127.1:1,etcd-0.invalid.:2/gw".parse().unwrap();
+        let members = store.members().await;
+        for member in ["127.0.0.1:1", "etcd-0.invalid:2"] {
+            assert!(members.contains(&Address::parse(member).unwrap()), "{member} of {members:?}");
+        }
     }
 
     #[test]

@@ -73,8 +73,12 @@ pub(super) fn register(
     }
     // What an operator wants out stays out, whatever process takes its place, and under whatever id.
     let ordered = |record: &Arc<Record>| record.drain.clone().filter(|drain| !drain.by_owner);
-    // Of another replica it is a word about this one from now on: what this one has in flight is still to end.
-    let anew = |drain: Box<Drain>| Box::new(Drain { is_over: false, revision: 0, ..*drain });
+    // Of another replica it is a word about this one from now on: what this one has in flight is still to end, for which it
+    // has as long as that one had.
+    let anew = |drain: Box<Drain>| {
+        let given = drain.deadline.duration_since(drain.begun).unwrap_or_default().min(Drain::LONGEST);
+        Box::new(Drain { begun: at, deadline: at + given, is_over: false, revision: 0, ..*drain })
+    };
     record.drain = before.and_then(ordered).or_else(|| superseded.and_then(ordered).map(anew));
     let main = RecordWrite::put(record, before.map(|record| record.revision), cause);
     let also = superseded.map(|old| {

@@ -134,6 +134,30 @@ fn an_operators_drain_of_a_lost_replica_holds_for_who_takes_its_address_and_an_o
 }
 
 #[test]
+fn who_takes_a_drained_and_lost_ones_address_has_as_long_as_the_operator_gave_from_then_on() {
+    for (given, has) in [(30 * SECOND, 30 * SECOND), (Duration::ZERO, Duration::ZERO)] {
+        let mut registry = Registry::default();
+        let (old, _) = registry.register(&named("old", 1));
+        registry.register(&named("new", 2));
+        let wish = DrainWish {
+            key: old.key.clone(),
+            proof: Proof::Force,
+            timeout: Some(given),
+            etag: String::new(),
+            allow_last: true,
+            said: said("ana", "disk"),
+        };
+        let drained = registry.replica(&Command::Drain(Box::new(wish)));
+        registry.replica(&hold(&drained));
+        registry.wait(300 * SECOND);
+        let at = registry.next_at();
+        let (new, _) = registry.register(&named("new", 1));
+        let drain = new.drain.as_deref().unwrap();
+        assert_eq!((drain.begun, drain.deadline), (at, at + has));
+    }
+}
+
+#[test]
 fn a_full_service_takes_who_comes_in_the_place_of_a_lost_one() {
     let (mut registry, lost) = with_a_lost_one();
     for port in 2..=4 {

@@ -180,7 +180,7 @@ impl Server {
         let stream = Paced::new(stream, Arc::clone(who));
         let who = Arc::clone(who);
         let service = service_fn(move |mut request: Request<Incoming>| {
-            who.has_asked();
+            who.has_asked(is_grpc(&request));
             request.extensions_mut().insert(Arc::clone(&who));
             routers.clone().call(request, whence, certificate.clone())
         });
@@ -222,13 +222,16 @@ impl Routers {
         if let Some(certificate) = certificate {
             request.extensions_mut().insert(certificate);
         }
-        let content_type = request.headers().get(header::CONTENT_TYPE);
-        let is_grpc = content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-        // gRPC is HTTP/2. Over HTTP/1.1 only a web page would send it, past what keeps those out.
-        let is_grpc = is_grpc && request.version() == Version::HTTP_2;
-        let router = if is_grpc { self.grpc } else { self.http };
+        let router = if is_grpc(&request) { self.grpc } else { self.http };
         router.oneshot(request).await
     }
+}
+
+/// gRPC is HTTP/2. Over HTTP/1.1 only a web page would send it, past what keeps those out.
+fn is_grpc<T>(request: &Request<T>) -> bool {
+    let content_type = request.headers().get(header::CONTENT_TYPE);
+    let is_grpc = content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+    is_grpc && request.version() == Version::HTTP_2
 }
 
 fn builder() -> Builder<TokioExecutor> {

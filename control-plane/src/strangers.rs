@@ -122,10 +122,10 @@ impl Peer {
         self.allowance.read(bytes, self.met_at.elapsed());
     }
 
-    /// They were one request more.
-    pub(crate) fn has_asked(&self) {
+    /// They were one request more, or one call of gRPC.
+    pub(crate) fn has_asked(&self, is_call: bool) {
         if self.is_stranger() {
-            self.allowance.asked(self.met_at.elapsed());
+            self.allowance.asked(is_call, self.met_at.elapsed());
         }
     }
 

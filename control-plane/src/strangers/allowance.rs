@@ -9,8 +9,9 @@ use std::{
 const RATE: u64 = 8 << 10;
 /// Bytes at once: pages with all that belongs to them, and any head with which somebody says who he is.
 const BURST: u64 = 64 << 10;
-/// What a request costs beside its bytes, of which it may have few.
+/// What a request costs beside its bytes, of which it may have few; and a call of gRPC, of which a page needs none.
 const REQUEST: u64 = 1 << 10;
+const CALL: u64 = 4 << 10;
 
 /// What one connection may still send before anybody on it is known: a bucket that time fills, by the generic cell rate algorithm
 /// (ITU-T I.371).
@@ -26,9 +27,9 @@ impl Allowance {
         self.spend(u64::try_from(bytes).unwrap_or(u64::MAX), at);
     }
 
-    /// They were one request more.
-    pub(super) fn asked(&self, at: Duration) {
-        self.spend(REQUEST, at);
+    /// They were one request more, or one call of gRPC.
+    pub(super) fn asked(&self, is_call: bool, at: Duration) {
+        self.spend(if is_call { CALL } else { REQUEST }, at);
     }
 
     /// How long it is until more is read.
@@ -71,13 +72,15 @@ mod tests {
 
     #[test]
     fn requests_of_a_few_bytes_are_paid_for_too() {
-        let allowance = Allowance::default();
-        let many = (0..1000).take_while(|_| {
-            allowance.read(20, SECOND);
-            allowance.asked(SECOND);
-            allowance.wait(SECOND).is_zero()
-        });
-        assert_eq!(many.count(), 62);
+        for (is_call, at_once) in [(false, 62), (true, 15)] {
+            let allowance = Allowance::default();
+            let many = (0..1000).take_while(|_| {
+                allowance.read(20, SECOND);
+                allowance.asked(is_call, SECOND);
+                allowance.wait(SECOND).is_zero()
+            });
+            assert_eq!(many.count(), at_once);
+        }
     }
 
     #[test]

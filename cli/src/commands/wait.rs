@@ -31,7 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Flags of `gwctl wait`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
---timeout is the longest wait, 60s when it is not given. Exit code 7 when it is over; 3 when it can no longer come true.")]
+--timeout is the longest wait, 60s when it is not given. Exit code 7 when it is over; 3 when it can no longer come true, and when it is not known: without the role reader, that a \
+replica is deleted is known only of one that was there when the wait began.")]
 pub(crate) struct Args {
     /// What has to be so; left out for synced
     #[arg(value_name = "SERVICE[/REPLICA]", required_unless_present("synced"))]
@@ -121,6 +122,15 @@ enum Found {
     NotYet(String),
 }
 
+/// What earlier looks have shown.
+#[derive(Debug)]
+struct Known {
+    /// Whether lists of replicas are for whoever asks, as far as is known.
+    may_list: bool,
+    /// Whether a replica was there.
+    was_there: bool,
+}
+
 /// Looks until it is so.
 ///
 /// # Errors
@@ -136,6 +146,7 @@ pub(crate) async fn run(
     let deadline = Instant::now() + patience;
     let mut progress = Progress::new(output);
     let mut connected: Option<Control> = None;
+    let mut known = Known { may_list: true, was_there: false };
     loop {
         global.timeout =
             deadline.saturating_duration_since(Instant::now()).clamp(INTERVAL, Duration::from_secs(10));
@@ -144,7 +155,7 @@ pub(crate) async fn run(
                 Some(control) => control.clone(),
                 None => connected.insert(Control::connect(&global, origin).await?).clone(),
             };
-            look(&control, args.subject.as_ref(), condition, args.count).await
+            look(&control, args.subject.as_ref(), condition, args.count, &mut known).await
         };
         let last = match looked.await {
             Ok(Found::Met(text)) => {
@@ -184,20 +195,35 @@ async fn look(
     subject: Option<&Subject>,
     condition: Condition,
     count: usize,
+    known: &mut Known,
 ) -> Result<Found, Error> {
     let Some(subject) = subject.filter(|_| condition != Condition::Synced) else {
         return Ok(synced(&control.nodes().await?.nodes));
     };
     let found = match subject {
         Subject::Service(service) => control.replicas(Some(service)).await.map(|listed| listed.replicas),
-        Subject::Replica(target) => control.replica(target).await.map(|replica| vec![replica]),
+        Subject::Replica(target) => {
+            control.seek(target, &mut known.may_list).await.map(|replica| vec![replica])
+        }
     };
     let concerned = match found {
         Ok(found) => found,
+        // What was typed may be the beginning of an id whose replica is there.
+        Err(error)
+            if error.exit == Exit::NotFound
+                && condition == Condition::Deleted
+                && !known.may_list
+                && !known.was_there =>
+        {
+            return Err(
+                error.because("there was none when the wait began, so whether one has gone is not known")
+            );
+        }
         // A service is there while it has a replica.
         Err(error) if error.exit == Exit::NotFound => Vec::new(),
         Err(error) => return Err(error),
     };
+    known.was_there |= !concerned.is_empty();
     let concerned: Vec<&Replica> = concerned.iter().collect();
     if let Condition::Breaker(state) = condition {
         let breakers = control.breakers(&Scope::from(Some(subject.service())), false).await?.breakers;

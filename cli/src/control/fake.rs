@@ -14,7 +14,7 @@ use gateway_proto::{
         route_service_server::RouteServiceServer,
     },
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Code, Status, Streaming, transport::Server};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -69,6 +69,10 @@ pub(crate) struct Script {
     pub(crate) shown_at: Option<Option<String>>,
     /// Refuses lists of replicas.
     pub(crate) hides_lists: bool,
+    /// So many of those were refused.
+    pub(crate) denials: usize,
+    /// So many times somebody looked at one replica.
+    pub(crate) looks: watch::Sender<usize>,
     /// Streams that keep leases alive are handed out, and answered by the test. Without it there are none.
     pub(crate) keep_alive: Option<mpsc::UnboundedSender<KeptAlive>>,
     pub(crate) undrained: Vec<v1::UndrainReplicaRequest>,

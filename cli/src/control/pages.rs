@@ -141,6 +141,19 @@ impl Control {
     /// # Errors
     /// As [`Target::find`], and what is refused.
     pub(crate) async fn replica(&self, target: &Target) -> Result<Replica, Error> {
+        self.seek(target, &mut true).await
+    }
+
+    /// The same for who looks again and again: `may_list` is told when the list is not for him, and then it is not asked for. That
+    /// there is none means then that no replica has what was typed for its whole id.
+    ///
+    /// # Errors
+    /// As [`Control::replica`].
+    pub(crate) async fn seek(&self, target: &Target, may_list: &mut bool) -> Result<Replica, Error> {
+        let unlisted = || {
+            let hint = "only the role reader finds it by the beginning of its id: type all of it";
+            Err(target.unknown().hint(hint))
+        };
         let service = target.service.as_str();
         let mut is_known_as_none = false;
         if ReplicaId::parse(&target.prefix).is_ok() {
@@ -151,15 +164,19 @@ impl Control {
                 Ok(found) => return Ok(found.replica.unwrap_or_default()),
                 Err(error) if error.exit == Exit::NotFound => is_known_as_none = true,
                 // Whoever may look at all of them is told so by the list.
-                Err(error) if error.exit == Exit::Denied => {}
+                Err(error) if error.exit == Exit::Denied && *may_list => {}
                 Err(error) => return Err(error),
             }
         }
+        if is_known_as_none && !*may_list {
+            return unlisted();
+        }
         match self.replicas(Some(&target.service)).await {
             Ok(listed) => target.find(&listed.replicas).cloned(),
-            Err(error) if error.exit == Exit::Denied && is_known_as_none => Err(target
-                .unknown()
-                .hint("only the role reader finds it by the beginning of its id: type all of it")),
+            Err(error) if error.exit == Exit::Denied && is_known_as_none => {
+                *may_list = false;
+                unlisted()
+            }
             Err(error) => Err(error),
         }
     }

@@ -187,6 +187,7 @@ impl RegistryService for Fake {
     ) -> Result<Response<v1::ListReplicasResponse>, Status> {
         let request = request.into_inner();
         if self.with(|script| script.hides_lists) {
+            self.with(|script| script.denials += 1);
             return Err(refusal(
                 Code::PermissionDenied,
                 reason::PERMISSION_DENIED,
@@ -216,6 +217,7 @@ impl RegistryService for Fake {
         request: Request<v1::GetReplicaRequest>,
     ) -> Result<Response<v1::GetReplicaResponse>, Status> {
         let asked = request.into_inner();
+        self.with(|script| script.looks.send_modify(|looks| *looks += 1));
         let is_asked = |replica: &&v1::Replica| {
             replica.service == asked.service && replica.replica_id == asked.replica_id
         };

@@ -341,7 +341,6 @@ async fn what_an_owner_may_do_takes_no_list_of_replicas_where_the_whole_id_is_gi
         "drain orders/r-1 --dry-run",
         "undrain orders/r-1",
         "wait orders/r-1 --for drained",
-        "wait orders/r-9 --for deleted --timeout 1s",
         "deregister orders/r-1",
     ] {
         run(line, &url).await.expect(line);
@@ -350,6 +349,40 @@ async fn what_an_owner_may_do_takes_no_list_of_replicas_where_the_whole_id_is_gi
     let error = run("drain orders/r", &url).await.unwrap_err();
     assert_eq!((error.exit, error.headline.as_str()), (Exit::NotFound, "orders has no replica \"r\""));
     assert_eq!(error.hints, ["only the role reader finds it by the beginning of its id: type all of it"]);
+}
+
+#[tokio::test]
+async fn that_a_replica_is_gone_is_not_said_of_a_name_that_may_be_the_beginning_of_an_id() {
+    let (fake, _, url) = connect(owned()).await;
+    let error = run("wait orders/r --for deleted --timeout 1s", &url).await.unwrap_err();
+    assert_eq!((error.exit, error.headline.as_str()), (Exit::NotFound, "orders has no replica \"r\""));
+    assert_eq!(error.hints, ["only the role reader finds it by the beginning of its id: type all of it"]);
+    // Of one that was there it is known.
+    let waiting = run("wait orders/r-1 --for deleted --timeout 10s", &url);
+    let mut looks = fake.with(|script| script.looks.subscribe());
+    let removing = async {
+        let seen = *looks.borrow();
+        looks.wait_for(|looks| *looks > seen).await.unwrap();
+        fake.with(|script| script.replicas.clear());
+    };
+    let (waited, ()) = tokio::join!(waiting, removing);
+    waited.unwrap();
+}
+
+#[tokio::test]
+async fn who_waits_for_a_replica_is_denied_the_list_once() {
+    let (fake, _, url) = connect(owned()).await;
+    let waiting = run("wait orders/r-9 --for ready --timeout 10s", &url);
+    let mut looks = fake.with(|script| script.looks.subscribe());
+    let coming = async {
+        looks.wait_for(|looks| *looks == 2).await.unwrap();
+        let (health, mode) = (v1::HealthStatus::Healthy.into(), ReplicaMode::Serving.into());
+        let come = v1::Replica { health, mode, ..replica("orders", "r-9") };
+        fake.with(|script| script.replicas.push(come));
+    };
+    let (waited, ()) = tokio::join!(waiting, coming);
+    waited.unwrap();
+    assert_eq!(fake.with(|script| script.denials), 1);
 }
 
 #[tokio::test]

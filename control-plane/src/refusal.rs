@@ -208,6 +208,9 @@ impl Refusal {
             Self::Write(WriteError::StoreFull) => {
                 (Code::ResourceExhausted, StatusCode::INSUFFICIENT_STORAGE, r::STORE_UNAVAILABLE)
             }
+            Self::Write(WriteError::StoreFullUnanswered) => {
+                (Code::ResourceExhausted, StatusCode::INSUFFICIENT_STORAGE, r::INTERRUPTED)
+            }
             Self::Write(WriteError::Overloaded) => {
                 (Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS, r::OVERLOADED)
             }

@@ -202,6 +202,9 @@ pub enum StoreError {
     /// It was asked for a change and has not answered, or not as it should: the change may have been made or not.
     #[error("{0}")]
     Unanswered(String),
+    /// The same, and there is no room left.
+    #[error("no space left: {0}")]
+    FullUnanswered(String),
     /// Anything else; it may pass.
     #[error("{0}")]
     Unavailable(String),
@@ -211,7 +214,11 @@ impl StoreError {
     /// Whether to try again later may be of use.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Full(_) | Self::InUse | Self::Unanswered(_) | Self::Unavailable(_) => true,
+            Self::Full(_)
+            | Self::InUse
+            | Self::Unanswered(_)
+            | Self::FullUnanswered(_)
+            | Self::Unavailable(_) => true,
             Self::Fenced(fence) => !matches!(fence, Fence::Moved { .. }),
             Self::Unusable(_) => false,
         }

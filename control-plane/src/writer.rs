@@ -62,6 +62,11 @@ pub(crate) enum WriteError {
     /// The store has no room.
     #[error("the store has no space left: free some on its disk")]
     StoreFull,
+    /// The same, noticed when the change may have been made already.
+    #[error(
+        "the store has no space left, and the change may have been made: free some on its disk, and try again"
+    )]
+    StoreFullUnanswered,
     /// Too many commands wait, or for longer than their callers do.
     #[error("too many changes are waiting: try again soon")]
     Overloaded,
@@ -449,7 +454,7 @@ impl<S: Store> Writer<S> {
         // It may have been a moment's failure. A full disk is not: without a pause, every sweep that has something
         // to remove would write to it and read everything again.
         let (refusal, pause) = match error {
-            StoreError::Full(_) => (WriteError::StoreFull, RETRY_INTERVAL),
+            StoreError::Full(_) | StoreError::FullUnanswered(_) => (WriteError::StoreFull, RETRY_INTERVAL),
             StoreError::Fenced(_) => (WriteError::StoreMoves, RETRY_INTERVAL),
             StoreError::InUse
             | StoreError::Unusable(_)
@@ -459,9 +464,14 @@ impl<S: Store> Writer<S> {
         self.doubt = Some(Doubt { until: clock::now() + pause, refusal: refusal.clone() });
         self.available.send_replace(false);
         for (envelope, outcome) in decided {
-            // What has an outcome was to change nothing.
-            let may_be_made = outcome.is_none() && matches!(error, StoreError::Unanswered(_));
-            answer(envelope.reply, Err(if may_be_made { WriteError::Interrupted } else { refusal.clone() }));
+            let refusal = match error {
+                // What has an outcome was to change nothing.
+                _ if outcome.is_some() => refusal.clone(),
+                StoreError::Unanswered(_) => WriteError::Interrupted,
+                StoreError::FullUnanswered(_) => WriteError::StoreFullUnanswered,
+                _ => refusal.clone(),
+            };
+            answer(envelope.reply, Err(refusal));
         }
     }
 
@@ -482,6 +492,7 @@ impl<S: Store> Writer<S> {
                 let refusal = match error {
                     StoreError::Fenced(_) => WriteError::StoreMoves,
                     StoreError::Full(_)
+                    | StoreError::FullUnanswered(_)
                     | StoreError::InUse
                     | StoreError::Unusable(_)
                     | StoreError::Unavailable(_)

@@ -89,7 +89,9 @@ impl From<Status> for Problem {
 /// What a gRPC code is over HTTP; where HTTP has a finer word for one of our reasons, that.
 fn http_status(code: Code, reason: &str) -> StatusCode {
     match (code, reason) {
-        (Code::ResourceExhausted, reason::STORE_UNAVAILABLE) => StatusCode::INSUFFICIENT_STORAGE,
+        (Code::ResourceExhausted, reason::STORE_UNAVAILABLE | reason::INTERRUPTED) => {
+            StatusCode::INSUFFICIENT_STORAGE
+        }
         (Code::ResourceExhausted, reason::MALFORMED_REQUEST) => StatusCode::PAYLOAD_TOO_LARGE,
         (Code::DeadlineExceeded, reason::MALFORMED_REQUEST | reason::ACK_OVERDUE) => {
             StatusCode::REQUEST_TIMEOUT

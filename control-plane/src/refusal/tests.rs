@@ -108,6 +108,7 @@ fn table() -> Vec<(Refusal, &'static str, u16, &'static str)> {
         (WriteError::StoreUnavailable.into(), "UNAVAILABLE", 503, "STORE_UNAVAILABLE"),
         (WriteError::StoreMoves.into(), "UNAVAILABLE", 503, "STORE_UNAVAILABLE"),
         (WriteError::StoreFull.into(), "RESOURCE_EXHAUSTED", 507, "STORE_UNAVAILABLE"),
+        (WriteError::StoreFullUnanswered.into(), "RESOURCE_EXHAUSTED", 507, "INTERRUPTED"),
         (WriteError::Overloaded.into(), "RESOURCE_EXHAUSTED", 429, "OVERLOADED"),
         (WriteError::ShuttingDown.into(), "UNAVAILABLE", 503, "SHUTTING_DOWN"),
         (WriteError::Interrupted.into(), "UNAVAILABLE", 503, "INTERRUPTED"),

@@ -348,6 +348,7 @@ impl Store for Etcd {
                 self.watching = None;
                 Err(match self.told(&status) {
                     StoreError::Unavailable(why) if may_be_made => StoreError::Unanswered(why),
+                    StoreError::Full(why) if may_be_made => StoreError::FullUnanswered(why),
                     error => error,
                 })
             }

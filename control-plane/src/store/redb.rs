@@ -117,11 +117,15 @@ impl Redb {
         };
         let group = group.to_vec();
         // A failure drops the handle in there: closing a file is IO, too.
-        let (database, revisions) = blocking(move || {
+        let written = blocking(move || {
             let revisions = write(&database, &group)?;
             Ok((database, revisions))
-        })
-        .await?;
+        });
+        let (database, revisions) = written.await.map_err(|error| match error {
+            // redb may have panicked with the change in hand.
+            StoreError::Unusable(why) => StoreError::Unanswered(why),
+            error => error,
+        })?;
         self.database = Some(database);
         Ok(revisions)
     }
@@ -383,9 +387,10 @@ fn write(database: &Database, group: &[Mutation]) -> Result<Vec<Revision>, Store
         }
         counters.insert("revision", revision).map_err(failed)?;
     }
+    // It may fail in its last sync, of what the disk has already, and does not say so.
     transaction.commit().map_err(|error| match failed(error) {
-        StoreError::Unavailable(why) => StoreError::Unanswered(why),
-        error => error,
+        StoreError::Full(why) => StoreError::FullUnanswered(why),
+        error => StoreError::Unanswered(error.to_string()),
     })?;
     Ok(revisions)
 }

@@ -37,6 +37,8 @@ enum Fault {
     /// It was asked, and did nothing.
     Lost,
     Full,
+    /// The change is durable, and after that there is no room.
+    LateFull,
     /// The change is durable and reported as failed.
     Ambiguous,
     /// Somebody else's change was faster.
@@ -87,13 +89,17 @@ impl Store for Scripted {
             Some(Fault::Overtaken) => return Ok(Commit::Overtaken(Vec::new())),
             Some(Fault::Full) => return Err(StoreError::Full("disk".into())),
             Some(Fault::Panic) => panic!("a defect in the store"),
-            Some(Fault::Ambiguous | Fault::LatePanic) | None => {}
+            Some(Fault::Ambiguous | Fault::LateFull | Fault::LatePanic) | None => {}
         }
         let mut memory = self.memory();
         let revisions = memory.commit(0, group).await;
         self.set(|script| script.memory = memory);
         assert!(!matches!(fault, Some(Fault::LatePanic)), "a defect in the store");
-        if fault.is_some() { failed } else { revisions }
+        match fault {
+            Some(Fault::LateFull) => Err(StoreError::FullUnanswered("disk".into())),
+            Some(_) => failed,
+            None => revisions,
+        }
     }
 
     async fn fence(&mut self, fence: Option<Fence>, base: Option<Revision>) -> Result<bool, StoreError> {
@@ -286,6 +292,20 @@ async fn what_is_in_hand_while_a_store_is_read_that_does_not_answer_is_refused_s
     assert_eq!(refused, [Err(WriteError::Interrupted), Err(WriteError::StoreUnavailable)]);
     assert_eq!(bench.store.0.lock().unwrap().groups, [1], "the second one was in hand");
     assert!(began.elapsed() <= PATIENCE, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_may_have_been_made_before_the_disk_was_full_is_not_told_as_none() {
+    let mut bench = bench(10).await;
+    bench.store.set(|script| script.fault = Some(Fault::LateFull));
+    let began = clock::now();
+    assert_eq!(bench.commands.submit(register(1)).await, Err(WriteError::StoreFullUnanswered));
+    bench.available.borrow_and_update();
+    // What is asked for meanwhile has surely not been made.
+    assert_eq!(bench.commands.submit(register(2)).await, Err(WriteError::StoreFull));
+    bench.available.changed().await.unwrap();
+    assert!(clock::now() - began >= RETRY_INTERVAL);
+    assert_eq!(bench.effects.publisher.read(|view: &View| view.replica_count()), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -398,15 +398,22 @@ async fn carry_out(live: Live, request: TxnRequest) -> Result<Response<TxnRespon
 
 /// Whether etcd has said no, and so made no change.
 fn is_refusal(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::InvalidArgument
-            | Code::NotFound
-            | Code::FailedPrecondition
-            | Code::ResourceExhausted
-            | Code::PermissionDenied
-            | Code::Unauthenticated
-    )
+    // A change that takes it past its quota it makes, and says that there is no room.
+    !is_of_room(status)
+        && matches!(
+            status.code(),
+            Code::InvalidArgument
+                | Code::NotFound
+                | Code::FailedPrecondition
+                | Code::ResourceExhausted
+                | Code::PermissionDenied
+                | Code::Unauthenticated
+        )
+}
+
+/// Whether there is no room.
+fn is_of_room(status: &Status) -> bool {
+    status.code() == Code::ResourceExhausted && status.message().contains("database space exceeded")
 }
 
 /// Whether another member may do better.
@@ -449,12 +456,29 @@ pub(super) fn told(status: &Status, user: Option<&str>, prefix: &str) -> StoreEr
                 .into(),
         ),
         Code::Unauthenticated if !is_of_token(status) => StoreError::Unusable(message.to_owned()),
-        Code::ResourceExhausted if message.contains("database space exceeded") => {
+        Code::ResourceExhausted if is_of_room(status) => {
             StoreError::Full(format!("etcd: {message}: compact, defragment, and disarm the alarm"))
         }
         Code::Unavailable | Code::DeadlineExceeded => {
             StoreError::Unavailable(format!("etcd cannot be reached, or has no quorum: {message}"))
         }
         _ => StoreError::Unavailable(format!("etcd: {message}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_etcd_has_said_no_to_is_not_made_and_what_made_it_full_may_be() {
+        for (status, is_no) in [
+            (Status::resource_exhausted("etcdserver: mvcc: database space exceeded"), false),
+            (Status::resource_exhausted("etcdserver: too many requests"), true),
+            (Status::invalid_argument("etcdserver: request is too large"), true),
+            (Status::unavailable("etcdserver: no leader"), false),
+        ] {
+            assert_eq!(is_refusal(&status), is_no, "{status}");
+        }
     }
 }

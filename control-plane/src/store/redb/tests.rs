@@ -1,6 +1,6 @@
 use std::time::UNIX_EPOCH;
 
-use super::*;
+use super::{volatile_disk::Disk, *};
 use crate::{
     registry::{Cause, RecordWrite},
     store::stored::tests::record,
@@ -154,4 +154,26 @@ async fn after_a_failure_the_next_load_opens_the_file_anew() {
     assert!(store.write(&[put("b")]).await.is_err());
     assert_eq!(store.load().await.unwrap().revision, 1);
     assert_eq!(store.write(&[put("b")]).await, Ok(vec![2]));
+}
+
+#[tokio::test]
+async fn a_change_that_was_written_before_the_disk_failed_is_not_said_to_be_none() {
+    for (kind, is_full) in [
+        (ErrorKind::StorageFull, true),
+        (ErrorKind::QuotaExceeded, true),
+        (ErrorKind::ReadOnlyFilesystem, false),
+        (ErrorKind::Other, false),
+    ] {
+        let disk = Disk::new(1);
+        disk.power_on(u64::MAX);
+        drop(create_in(disk.attach().unwrap()).unwrap());
+        let mut store = Redb::open_at(Place::Disk(disk.clone())).await.unwrap();
+        disk.fail_syncs(kind);
+        let failed = store.write(&[put("a")]).await.unwrap_err();
+        let is_as_expected = match is_full {
+            true => matches!(failed, StoreError::FullUnanswered(_)),
+            false => matches!(failed, StoreError::Unanswered(_)),
+        };
+        assert!(is_as_expected, "{kind}: {failed:?}");
+    }
 }

@@ -28,6 +28,8 @@ struct State {
     unsynced: Vec<Write>,
     /// Whether a sync does anything.
     is_honest: bool,
+    /// What they fail with, done or not.
+    sync_fault: Option<io::ErrorKind>,
     random: StdRng,
     /// How many power losses there were: who attached before the last one reaches nothing any more.
     losses: u32,
@@ -50,6 +52,7 @@ impl Disk {
             seen: Vec::new(),
             unsynced: Vec::new(),
             is_honest: true,
+            sync_fault: None,
             random: StdRng::seed_from_u64(seed),
             losses: 0,
             is_on: false,
@@ -61,6 +64,11 @@ impl Disk {
     /// Syncs say that they have done it, and do nothing from now on.
     pub(super) fn ignore_syncs(&self) {
         self.state().is_honest = false;
+    }
+
+    /// Syncs are done, and say from now on that they are not.
+    pub(super) fn fail_syncs(&self, kind: io::ErrorKind) {
+        self.state().sync_fault = Some(kind);
     }
 
     /// Gives it power, which fails in the call after so many writes and syncs.
@@ -136,7 +144,7 @@ impl StorageBackend for Attached {
                 write.reach(&mut state.durable);
             }
         }
-        Ok(())
+        state.sync_fault.map_or(Ok(()), |kind| Err(kind.into()))
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

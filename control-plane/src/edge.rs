@@ -357,9 +357,16 @@ impl Edge {
 
     /// One replica.
     pub(crate) fn get_replica(&self, key: &ReplicaKey) -> Result<v1::Replica, Refusal> {
-        let record = self.effects.publisher.read(|view| view.get(key).cloned());
-        let record = record.ok_or_else(|| RegistryError::ReplicaNotFound(key.clone()))?;
-        Ok(self.replica(&record))
+        let found = self.effects.publisher.read(|view| {
+            let removed = view.removed(key).filter(|removed| removed.is_fresh(clock::wall()));
+            view.get(key).cloned().ok_or_else(|| match removed {
+                Some(removed) => {
+                    RegistryError::ReplicaGone { key: key.clone(), why: removed.why.to_string() }
+                }
+                None => RegistryError::ReplicaNotFound(key.clone()),
+            })
+        });
+        found.map(|record| self.replica(&record)).map_err(Refusal::from)
     }
 
     /// The wire's form of a record, with the times of its lease.

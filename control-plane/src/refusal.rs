@@ -170,6 +170,9 @@ impl Refusal {
                 RegistryError::ReplicaRemoved { .. } => {
                     (Code::FailedPrecondition, StatusCode::CONFLICT, r::REPLICA_REMOVED)
                 }
+                RegistryError::ReplicaGone { .. } => {
+                    (Code::NotFound, StatusCode::NOT_FOUND, r::REPLICA_REMOVED)
+                }
                 RegistryError::RegistrationBlocked { .. } => {
                     (Code::FailedPrecondition, StatusCode::CONFLICT, r::REREGISTER_BLOCKED)
                 }
@@ -284,6 +287,7 @@ impl Refusal {
                 | RegistryError::LeaseExpired(key)
                 | RegistryError::LeaseRequired(key)
                 | RegistryError::ReplicaRemoved { key, .. }
+                | RegistryError::ReplicaGone { key, .. }
                 | RegistryError::RequestIdReused(key)
                 | RegistryError::LastReadyReplica(key)
                 | RegistryError::DrainedByOperator(key)

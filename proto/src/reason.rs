@@ -19,7 +19,7 @@ pub const LEASE_EXPIRED: &str = "LEASE_EXPIRED";
 pub const LEASE_MISMATCH: &str = "LEASE_MISMATCH";
 /// Another replica of the service owns the address.
 pub const ADDRESS_IN_USE: &str = "ADDRESS_IN_USE";
-/// An operator or the owner has removed the replica.
+/// The replica was removed a short while ago: by an operator, by its owner, or otherwise.
 pub const REPLICA_REMOVED: &str = "REPLICA_REMOVED";
 /// An operator keeps the replica from registering for a time.
 pub const REREGISTER_BLOCKED: &str = "REREGISTER_BLOCKED";

@@ -399,10 +399,11 @@ async fn gwctl_does_with_the_token_of_a_replica_what_that_may_and_what_it_says_i
     gwctl("undrain payments/r-1").await.success();
     let (_, said) = registered.split_once("remove it with  gwctl ").unwrap();
     gwctl(said.trim()).await.success();
+    gwctl("wait payments/r-1 --for deleted --timeout 10s").await.success();
     // For all that it may see, this could be the beginning of an id whose replica is there.
-    let late = gwctl("wait payments/r-1 --for deleted --timeout 10s").await;
-    assert_eq!(late.code(), 3, "{}", late.stdout);
-    assert!(late.stderr.contains("type all of it"), "{}", late.stderr);
+    let unknown = gwctl("wait payments/r --for deleted --timeout 10s").await;
+    assert_eq!(unknown.code(), 3, "{}", unknown.stdout);
+    assert!(unknown.stderr.contains("type all of it"), "{}", unknown.stderr);
     // One with a lease goes by that, and by nothing else.
     let leased = gwctl("register payments 127.0.0.1:9 --id r-2 --ttl 10m -o json").await.json();
     let lease = locked.folder.path().join("lease");

@@ -15,7 +15,7 @@ use serde_json::json;
 use super::is_ready;
 use crate::{
     cli::Global,
-    control::{Control, Scope},
+    control::{Control, Scope, Sought},
     endpoint::Origin,
     error::{Error, Exit},
     output::{Format, Output},
@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 --timeout is the longest wait, 60s when it is not given. Exit code 7 when it is over; 3 when it can no longer come true, and when it is not known: without the role reader, that a \
-replica is deleted is known only of one that was there when the wait began.")]
+replica is deleted is known only of one that was there a short while ago.")]
 pub(crate) struct Args {
     /// What has to be so; left out for synced
     #[arg(value_name = "SERVICE[/REPLICA]", required_unless_present("synced"))]
@@ -123,10 +123,9 @@ enum Found {
 }
 
 /// What earlier looks have shown.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Known {
-    /// Whether lists of replicas are for whoever asks, as far as is known.
-    may_list: bool,
+    sought: Sought,
     /// Whether a replica was there.
     was_there: bool,
 }
@@ -146,7 +145,7 @@ pub(crate) async fn run(
     let deadline = Instant::now() + patience;
     let mut progress = Progress::new(output);
     let mut connected: Option<Control> = None;
-    let mut known = Known { may_list: true, was_there: false };
+    let mut known = Known::default();
     loop {
         global.timeout =
             deadline.saturating_duration_since(Instant::now()).clamp(INTERVAL, Duration::from_secs(10));
@@ -203,7 +202,7 @@ async fn look(
     let found = match subject {
         Subject::Service(service) => control.replicas(Some(service)).await.map(|listed| listed.replicas),
         Subject::Replica(target) => {
-            control.seek(target, &mut known.may_list).await.map(|replica| vec![replica])
+            control.seek(target, &mut known.sought).await.map(|replica| vec![replica])
         }
     };
     let concerned = match found {
@@ -212,11 +211,12 @@ async fn look(
         Err(error)
             if error.exit == Exit::NotFound
                 && condition == Condition::Deleted
-                && !known.may_list
+                && known.sought.is_unlisted
+                && !known.sought.is_removed
                 && !known.was_there =>
         {
             return Err(
-                error.because("there was none when the wait began, so whether one has gone is not known")
+                error.because("none was there a short while ago, so whether one has gone is not known")
             );
         }
         // A service is there while it has a replica.

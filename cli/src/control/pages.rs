@@ -1,7 +1,7 @@
 //! Whole lists: every page is fetched and merged into one response, so that `-o json` is one stable message.
 
 use gateway_proto::{
-    ReplicaId, ReplicaKey, ServiceName,
+    ReplicaId, ReplicaKey, ServiceName, reason,
     v1::{
         ExplainReplicaRequest, ExplainReplicaResponse, ExplainServiceRequest, ExplainServiceResponse,
         GetReplicaRequest, ListBreakersRequest, ListBreakersResponse, ListEventsRequest, ListEventsResponse,
@@ -23,6 +23,15 @@ use crate::{
 const PAGE_SIZE: i32 = 1000;
 /// A server that hands out more pages than this does not end: ten million rows.
 const MAX_PAGES: usize = 10_000;
+
+/// What earlier looks for a replica have shown.
+#[derive(Debug, Default)]
+pub(crate) struct Sought {
+    /// Whether lists of replicas are not for whoever asks.
+    pub(crate) is_unlisted: bool,
+    /// Whether it was there a short while ago, by its whole id.
+    pub(crate) is_removed: bool,
+}
 
 /// A response that may be followed by another.
 trait Page {
@@ -141,15 +150,15 @@ impl Control {
     /// # Errors
     /// As [`Target::find`], and what is refused.
     pub(crate) async fn replica(&self, target: &Target) -> Result<Replica, Error> {
-        self.seek(target, &mut true).await
+        self.seek(target, &mut Sought::default()).await
     }
 
-    /// The same for who looks again and again: `may_list` is told when the list is not for him, and then it is not asked for. That
-    /// there is none means then that no replica has what was typed for its whole id.
+    /// The same for who looks again and again: a list that is not for him is asked for once. That there is none means then that no
+    /// replica has what was typed for its whole id.
     ///
     /// # Errors
     /// As [`Control::replica`].
-    pub(crate) async fn seek(&self, target: &Target, may_list: &mut bool) -> Result<Replica, Error> {
+    pub(crate) async fn seek(&self, target: &Target, sought: &mut Sought) -> Result<Replica, Error> {
         let unlisted = || {
             let hint = "only the role reader finds it by the beginning of its id: type all of it";
             Err(target.unknown().hint(hint))
@@ -162,19 +171,22 @@ impl Control {
                 GetReplicaRequest { service: service.to_owned(), replica_id: target.prefix.clone() };
             match self.call("GetReplica", subject, self.registry.clone().get_replica(request)).await {
                 Ok(found) => return Ok(found.replica.unwrap_or_default()),
-                Err(error) if error.exit == Exit::NotFound => is_known_as_none = true,
+                Err(error) if error.exit == Exit::NotFound => {
+                    is_known_as_none = true;
+                    sought.is_removed = error.code.ends_with(reason::REPLICA_REMOVED);
+                }
                 // Whoever may look at all of them is told so by the list.
-                Err(error) if error.exit == Exit::Denied && *may_list => {}
+                Err(error) if error.exit == Exit::Denied && !sought.is_unlisted => {}
                 Err(error) => return Err(error),
             }
         }
-        if is_known_as_none && !*may_list {
+        if is_known_as_none && sought.is_unlisted {
             return unlisted();
         }
         match self.replicas(Some(&target.service)).await {
             Ok(listed) => target.find(&listed.replicas).cloned(),
             Err(error) if error.exit == Exit::Denied && is_known_as_none => {
-                *may_list = false;
+                sought.is_unlisted = true;
                 unlisted()
             }
             Err(error) => Err(error),

@@ -18,6 +18,7 @@ fn table() -> Vec<(Refusal, &'static str, u16, &'static str)> {
     };
     let identity = RegistryError::IdentityQuota { name: "ci".into(), of: "replicas", count: 1, limit: 1 };
     let quota = RegistryError::QuotaExceeded { service: None, of: "replicas", limit: 1 };
+    let gone = RegistryError::ReplicaGone { key: key.clone(), why: "deregistered by ana".into() };
     let removed = RegistryError::ReplicaRemoved { key: key.clone(), why: "deregistered by ana".into() };
     let (what, remaining) = (key.to_string(), RETRY_DELAY);
     let blocked = RegistryError::RegistrationBlocked { what, remaining, by: "ana: bad deploy".into() };
@@ -26,6 +27,7 @@ fn table() -> Vec<(Refusal, &'static str, u16, &'static str)> {
     vec![
         (Invalid::new("service", "is required").into(), "INVALID_ARGUMENT", 400, "INVALID_FIELD"),
         (Refusal::ServiceNotFound(key.service.clone()), "NOT_FOUND", 404, "SERVICE_NOT_FOUND"),
+        (gone.into(), "NOT_FOUND", 404, "REPLICA_REMOVED"),
         (RegistryError::ReplicaNotFound(key.clone()).into(), "NOT_FOUND", 404, "REPLICA_NOT_FOUND"),
         (RegistryError::LeaseExpired(key.clone()).into(), "NOT_FOUND", 404, "LEASE_EXPIRED"),
         (RegistryError::LeaseMismatch(key.clone()).into(), "FAILED_PRECONDITION", 409, "LEASE_MISMATCH"),

@@ -41,6 +41,14 @@ pub enum RegistryError {
     /// Somebody who is no operator wants an operator's drain to end.
     #[error("replica {0} was drained by an operator: it takes the role operator to undrain it")]
     DrainedByOperator(ReplicaKey),
+    /// There is no such replica any more, since a short while.
+    #[error("replica {key} is not registered any more: {why}")]
+    ReplicaGone {
+        /// Which one.
+        key: ReplicaKey,
+        /// By whom it was removed, and why.
+        why: String,
+    },
     /// There is no such replica.
     #[error("replica {0} is not registered")]
     ReplicaNotFound(ReplicaKey),

@@ -30,7 +30,7 @@ async fn a_replica_registers_with_a_service_and_an_address() {
         assert_eq!(plane.http_json("DELETE", "/register", body).await.0, 204);
     }
     let (status, _, problem) = plane.http(&get).await;
-    assert_eq!((status, &parse(&problem)["reason"]), (404, &json!("REPLICA_NOT_FOUND")));
+    assert_eq!((status, &parse(&problem)["reason"]), (404, &json!("REPLICA_REMOVED")));
 }
 
 #[tokio::test]

@@ -140,7 +140,9 @@ async fn a_lease_that_nobody_renews_ends_and_its_replica_goes() {
     let (service, replica_id) = key(answer.replica.as_ref().unwrap());
     let get = v1::GetReplicaRequest { service: service.clone(), replica_id: replica_id.clone() };
     let status = eventually(async || plane.registry().get_replica(get.clone()).await.err()).await;
-    assert_eq!(explain(&status).1, "REPLICA_NOT_FOUND");
+    // For as long as anybody may wonder where it has gone.
+    assert_eq!(explain(&status), (Code::NotFound, "REPLICA_REMOVED".into(), String::new()));
+    assert!(status.message().contains("is not registered any more: "), "{}", status.message());
     let beat = v1::HeartbeatRequest { service, replica_id, lease_id: answer.lease_id, ..Default::default() };
     let status = plane.registry().heartbeat(beat).await.unwrap_err();
     assert_eq!(explain(&status), (Code::NotFound, "LEASE_EXPIRED".into(), String::new()));

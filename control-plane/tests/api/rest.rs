@@ -91,7 +91,7 @@ async fn a_replica_lives_its_whole_life_over_rest() {
     assert_eq!((removed.status, &removed.json()["removed"]), (200, &json!(true)));
     let renewed = send(&plane, "PUT", &format!("{path}/lease"), &format!("x-gw-lease: {lease}"), "").await;
     assert_eq!(renewed.problem().1, "REPLICA_REMOVED");
-    assert_eq!(get(&plane, &path).await.problem(), (404, "REPLICA_NOT_FOUND".into(), String::new()));
+    assert_eq!(get(&plane, &path).await.problem(), (404, "REPLICA_REMOVED".into(), String::new()));
 }
 
 #[tokio::test]

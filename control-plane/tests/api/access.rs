@@ -7,13 +7,13 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use control_plane::{Config, Settings, auth_file::fingerprint};
 use gateway_proto::v1::{
     self, keep_alive_result::Result as Outcome, observability_service_client::ObservabilityServiceClient,
-    stream_snapshots_request::Message,
+    registry_service_client::RegistryServiceClient, stream_snapshots_request::Message,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio_stream::{StreamExt as _, iter, pending};
-use tonic::{Code, Request, transport::Endpoint};
+use tonic::{Code, Request};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::{
@@ -344,9 +344,7 @@ async fn strangers_who_hold_connections_keep_nobody_out_who_says_who_he_is() {
     })
     .await;
     let watch = async || {
-        let channel =
-            Endpoint::from_shared(format!("http://{}", plane.listen())).unwrap().connect().await.unwrap();
-        let mut health = HealthClient::new(channel);
+        let mut health = HealthClient::new(plane.connect().await);
         let mut watching = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
         assert!(watching.message().await.unwrap().is_some());
         watching
@@ -395,10 +393,12 @@ async fn one_who_asks_too_often_is_told_when_to_come_back_and_others_do_not_noti
 async fn wrong_credentials_from_one_address_are_looked_at_so_often_and_those_that_are_known_pass_all_the_same()
  {
     let locked = Locked::start(&entries(), &[], 5000).await;
+    // Each time on a connection of its own: on one, all but the first few wait.
     let guess = async |count: usize| {
+        let channel = locked.plane.connect().await;
         let mut guessing = JoinSet::new();
         for number in 0..count {
-            let mut registry = locked.plane.registry();
+            let mut registry = RegistryServiceClient::new(channel.clone());
             let asked = shown(["a.b.c", "another"][number % 2], v1::ListServicesRequest::default());
             guessing.spawn(async move { explain(&registry.list_services(asked).await.unwrap_err()).1 });
         }
@@ -415,7 +415,7 @@ async fn wrong_credentials_from_one_address_are_looked_at_so_often_and_those_tha
     assert!(tried > 100, "{tried}");
     let refused = loop {
         // So many that it may be let in for a moment.
-        guess(50).await;
+        guess(10).await;
         let answer = locked.ask("GET", "/v1/services", "another", "").await;
         if answer.status != 401 {
             break answer;
@@ -431,10 +431,8 @@ async fn wrong_credentials_from_one_address_are_looked_at_so_often_and_those_tha
 async fn one_who_is_known_holds_half_of_all_connections_and_half_of_all_places_for_watches_of_events() {
     let locked = Locked::start_within(&entries(), 5000, |config| config.max_connections = 6).await;
     let watch = async |token: &str| {
-        let url = format!("http://{}", locked.plane.listen());
-        let channel = Endpoint::from_shared(url).unwrap().connect().await.unwrap();
         let request = shown(token, v1::WatchEventsRequest::default());
-        ObservabilityServiceClient::new(channel).watch_events(request).await
+        ObservabilityServiceClient::new(locked.plane.connect().await).watch_events(request).await
     };
     let mut held = Vec::new();
     for _ in 0..3 {

@@ -17,7 +17,10 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
-use tonic::{Status, transport::Channel};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint},
+};
 use tonic_types::StatusExt;
 
 /// Nothing in these tests takes this long unless it hangs.
@@ -70,6 +73,11 @@ impl Plane {
     pub(crate) async fn stop(self) {
         self.shutdown.begin();
         tokio::time::timeout(PATIENCE, self.running.finished()).await.unwrap().unwrap();
+    }
+
+    /// A connection of one's own.
+    pub(crate) async fn connect(&self) -> Channel {
+        Endpoint::from_shared(format!("http://{}", self.listen())).unwrap().connect().await.unwrap()
     }
 
     pub(crate) fn registry(&self) -> RegistryServiceClient<Channel> {

@@ -79,13 +79,15 @@ fn any_done() -> impl Strategy<Value = Done> {
     ]
 }
 
-type Exchange = (Sender<Plain>, Receiver<Plain>);
+/// With whether its head was read, which is there once.
+type Exchange = (Sender<Plain>, Receiver<Plain>, bool);
 
 fn act(side: &mut Side, exchanges: &mut Vec<Exchange>, done: Done) {
     let of = |which: usize, exchanges: &[Exchange]| which % exchanges.len().max(1);
     match done {
         Done::Opens { is_last, purpose } => {
-            exchanges.extend(crate::open(&side.shared, get(), is_last, purpose));
+            let opened = crate::open(&side.shared, get(), is_last, purpose);
+            exchanges.extend(opened.map(|(sender, receiver)| (sender, receiver, false)));
         }
         Done::Writes => drop(side.bytes()),
         _ if exchanges.is_empty() => {}
@@ -98,9 +100,9 @@ fn act(side: &mut Side, exchanges: &mut Vec<Exchange>, done: Done) {
         }
         Done::Reads(which) => {
             let which = of(which, exchanges);
-            let receiver = &mut exchanges[which].1;
+            let (_, receiver, has_head) = &mut exchanges[which];
             while let Poll::Ready(Some(_)) = receiver.poll_interim(&mut cx()) {}
-            let _ = receiver.poll_head(&mut cx());
+            *has_head = *has_head || matches!(receiver.poll_head(&mut cx()), Poll::Ready(Ok(_)));
             while let Poll::Ready(Some(Ok(data))) = receiver.poll_data(&mut cx()) {
                 receiver.release(data.len());
             }
@@ -138,9 +140,11 @@ proptest! {
         // The socket ends: whoever still waits is told, and whether the server may have seen it.
         side.bytes();
         side.shared.borrow_mut().lost(std::io::ErrorKind::UnexpectedEof);
-        for (sender, receiver) in &mut exchanges {
+        for (sender, receiver, has_head) in &mut exchanges {
             while let Poll::Ready(Some(_)) = receiver.poll_interim(&mut cx()) {}
-            let _ = ready(receiver.poll_head(&mut cx()).map(|head| head.map(drop)));
+            if !*has_head {
+                let _ = ready(receiver.poll_head(&mut cx()).map(|head| head.map(drop)));
+            }
             while let Some(data) = ready(receiver.poll_data(&mut cx())) {
                 let Ok(data) = data else { break };
                 receiver.release(data.len());

@@ -46,7 +46,7 @@ mod probe;
 mod tests;
 
 pub(crate) use data_plane::{Shown, get as get_from_data_plane};
-pub(crate) use pages::{Filter, Query, Scope, Sought, quoted};
+pub(crate) use pages::{Filter, Query, Scope, quoted};
 pub(crate) use probe::Probed;
 
 /// Between two tries to reach a control plane that may not be there yet.

@@ -82,6 +82,11 @@ impl Error {
         Self::new(exit, "")
     }
 
+    /// Whether a control plane refused it for this reason.
+    pub(crate) fn is_of(&self, reason: &str) -> bool {
+        self.code.split(" / ").nth(1) == Some(reason)
+    }
+
     /// Whether there is something to say beside the exit code.
     pub(crate) fn is_told(&self) -> bool {
         self.headline.is_empty() || self.exit == Exit::PipeClosed

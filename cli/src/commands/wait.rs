@@ -7,7 +7,7 @@ use std::{
 };
 
 use gateway_proto::{
-    Mode, ServiceName,
+    Mode, ServiceName, reason,
     v1::{Breaker, BreakerState, Node, NodeState, Replica},
 };
 use serde_json::json;
@@ -15,7 +15,7 @@ use serde_json::json;
 use super::is_ready;
 use crate::{
     cli::Global,
-    control::{Control, Scope, Sought},
+    control::{Control, Scope},
     endpoint::Origin,
     error::{Error, Exit},
     output::{Format, Output},
@@ -123,11 +123,12 @@ enum Found {
 }
 
 /// What earlier looks have shown.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Known {
-    sought: Sought,
-    /// Whether a replica was there.
-    was_there: bool,
+    /// Whether lists of replicas are for whoever asks, as far as is known.
+    may_list: bool,
+    /// The replica that was there, of one whose end is waited for.
+    id: Option<String>,
 }
 
 /// Looks until it is so.
@@ -145,7 +146,7 @@ pub(crate) async fn run(
     let deadline = Instant::now() + patience;
     let mut progress = Progress::new(output);
     let mut connected: Option<Control> = None;
-    let mut known = Known::default();
+    let mut known = Known { may_list: true, id: None };
     loop {
         global.timeout =
             deadline.saturating_duration_since(Instant::now()).clamp(INTERVAL, Duration::from_secs(10));
@@ -202,18 +203,24 @@ async fn look(
     let found = match subject {
         Subject::Service(service) => control.replicas(Some(service)).await.map(|listed| listed.replicas),
         Subject::Replica(target) => {
-            control.seek(target, &mut known.sought).await.map(|replica| vec![replica])
+            control.seek(target, &mut known.may_list).await.map(|replica| vec![replica])
         }
     };
+    let is_end = condition == Condition::Deleted;
     let concerned = match found {
+        // Another one whose id begins with what was typed is not meant once that was somebody's.
+        Ok(found) if matches!(subject, Subject::Replica(_)) && is_end => {
+            let id = known.id.get_or_insert_with(|| found[0].replica_id.clone());
+            found.into_iter().filter(|replica| replica.replica_id == *id).collect()
+        }
         Ok(found) => found,
         // What was typed may be the beginning of an id whose replica is there.
         Err(error)
             if error.exit == Exit::NotFound
-                && condition == Condition::Deleted
-                && known.sought.is_unlisted
-                && !known.sought.is_removed
-                && !known.was_there =>
+                && is_end
+                && !known.may_list
+                && known.id.is_none()
+                && !error.is_of(reason::REPLICA_REMOVED) =>
         {
             return Err(
                 error.because("none was there a short while ago, so whether one has gone is not known")
@@ -223,7 +230,6 @@ async fn look(
         Err(error) if error.exit == Exit::NotFound => Vec::new(),
         Err(error) => return Err(error),
     };
-    known.was_there |= !concerned.is_empty();
     let concerned: Vec<&Replica> = concerned.iter().collect();
     if let Condition::Breaker(state) = condition {
         let breakers = control.breakers(&Scope::from(Some(subject.service())), false).await?.breakers;

@@ -67,6 +67,8 @@ pub(crate) struct Script {
     pub(crate) ignore_register: usize,
     /// Where a replica is shown to be registered, if it is; without it that is not for who asks.
     pub(crate) shown_at: Option<Option<String>>,
+    /// Ids of replicas that were removed a short while ago.
+    pub(crate) removed: Vec<&'static str>,
     /// Refuses lists of replicas.
     pub(crate) hides_lists: bool,
     /// So many of those were refused.

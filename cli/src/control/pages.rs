@@ -24,15 +24,6 @@ const PAGE_SIZE: i32 = 1000;
 /// A server that hands out more pages than this does not end: ten million rows.
 const MAX_PAGES: usize = 10_000;
 
-/// What earlier looks for a replica have shown.
-#[derive(Debug, Default)]
-pub(crate) struct Sought {
-    /// Whether lists of replicas are not for whoever asks.
-    pub(crate) is_unlisted: bool,
-    /// Whether it was there a short while ago, by its whole id.
-    pub(crate) is_removed: bool,
-}
-
 /// A response that may be followed by another.
 trait Page {
     /// Takes the token of the next page out; empty when this is the last.
@@ -150,15 +141,15 @@ impl Control {
     /// # Errors
     /// As [`Target::find`], and what is refused.
     pub(crate) async fn replica(&self, target: &Target) -> Result<Replica, Error> {
-        self.seek(target, &mut Sought::default()).await
+        self.seek(target, &mut true).await
     }
 
-    /// The same for who looks again and again: a list that is not for him is asked for once. That there is none means then that no
-    /// replica has what was typed for its whole id.
+    /// The same for who looks again and again: `may_list` is told when the list is not for him, and then it is not asked for. That
+    /// there is none means then that no replica has what was typed for its whole id.
     ///
     /// # Errors
     /// As [`Control::replica`].
-    pub(crate) async fn seek(&self, target: &Target, sought: &mut Sought) -> Result<Replica, Error> {
+    pub(crate) async fn seek(&self, target: &Target, may_list: &mut bool) -> Result<Replica, Error> {
         let unlisted = || {
             let hint = "only the role reader finds it by the beginning of its id: type all of it";
             Err(target.unknown().hint(hint))
@@ -171,22 +162,21 @@ impl Control {
                 GetReplicaRequest { service: service.to_owned(), replica_id: target.prefix.clone() };
             match self.call("GetReplica", subject, self.registry.clone().get_replica(request)).await {
                 Ok(found) => return Ok(found.replica.unwrap_or_default()),
-                Err(error) if error.exit == Exit::NotFound => {
-                    is_known_as_none = true;
-                    sought.is_removed = error.code.ends_with(reason::REPLICA_REMOVED);
-                }
+                // It was a whole id a short while ago: no other replica is meant whose id begins with it.
+                Err(error) if error.is_of(reason::REPLICA_REMOVED) => return Err(error),
+                Err(error) if error.exit == Exit::NotFound => is_known_as_none = true,
                 // Whoever may look at all of them is told so by the list.
-                Err(error) if error.exit == Exit::Denied && !sought.is_unlisted => {}
+                Err(error) if error.exit == Exit::Denied && *may_list => {}
                 Err(error) => return Err(error),
             }
         }
-        if is_known_as_none && sought.is_unlisted {
+        if is_known_as_none && !*may_list {
             return unlisted();
         }
         match self.replicas(Some(&target.service)).await {
             Ok(listed) => target.find(&listed.replicas).cloned(),
             Err(error) if error.exit == Exit::Denied && is_known_as_none => {
-                sought.is_unlisted = true;
+                *may_list = false;
                 unlisted()
             }
             Err(error) => Err(error),

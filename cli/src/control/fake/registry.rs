@@ -224,6 +224,10 @@ impl RegistryService for Fake {
         if let Some(found) = self.with(|script| script.replicas.iter().find(is_asked).cloned()) {
             return Ok(Response::new(v1::GetReplicaResponse { replica: Some(found) }));
         }
+        if self.with(|script| script.removed.contains(&asked.replica_id.as_str())) {
+            let why = "replica orders/r-1 is not registered any more: deregistered by ana";
+            return Err(refusal(Code::NotFound, reason::REPLICA_REMOVED, why));
+        }
         match self.with(|script| script.shown_at.clone()) {
             None => Err(Status::permission_denied("for readers")),
             Some(None) => Err(refusal(Code::NotFound, reason::REPLICA_NOT_FOUND, "it is not there")),

@@ -370,6 +370,32 @@ async fn that_a_replica_is_gone_is_not_said_of_a_name_that_may_be_the_beginning_
 }
 
 #[tokio::test]
+async fn nothing_is_done_to_another_replica_whose_id_begins_with_that_of_one_that_is_gone() {
+    let lease = Some(v1::Lease { permanent: true, ..Default::default() });
+    let both = ["r-1", "r-10"].map(|id| v1::Replica { lease, ..replica("orders", id) });
+    let script = Script { replicas: both.to_vec(), shown_at: Some(None), ..orders() };
+    let (fake, _, url) = connect(script).await;
+    let waiting = run("wait orders/r-1 --for deleted --timeout 10s", &url);
+    let mut looks = fake.with(|script| script.looks.subscribe());
+    let removing = async {
+        looks.wait_for(|looks| *looks > 0).await.unwrap();
+        // Who was started anew since knows of nobody who was removed.
+        fake.with(|script| script.replicas.retain(|replica| replica.replica_id != "r-1"));
+    };
+    let (waited, ()) = tokio::join!(waiting, removing);
+    waited.unwrap();
+
+    fake.with(|script| script.removed = vec!["r-1"]);
+    run("wait orders/r-1 --for deleted --timeout 10s", &url).await.unwrap();
+    for line in ["deregister orders/r-1 --yes", "drain orders/r-1"] {
+        let error = run(line, &url).await.unwrap_err();
+        assert_eq!(error.exit, Exit::NotFound, "{line}");
+        assert!(format!("{error:?}").contains("deregistered by ana"), "{error:?}");
+    }
+    assert!(fake.with(|script| script.deregistered.is_empty() && script.drained.is_empty()));
+}
+
+#[tokio::test]
 async fn who_waits_for_a_replica_is_denied_the_list_once() {
     let (fake, _, url) = connect(owned()).await;
     let waiting = run("wait orders/r-9 --for ready --timeout 10s", &url);

@@ -6,12 +6,14 @@ use std::{
 };
 
 /// Bytes in a second.
-const RATE: u64 = 8 << 10;
+const RATE: u64 = 16 << 10;
 /// Bytes at once: pages with all that belongs to them, and any head with which somebody says who he is.
-const BURST: u64 = 64 << 10;
+const BURST: u64 = 48 << 10;
 /// What a request costs beside its bytes, of which it may have few; and a call of gRPC, of which a page needs none.
 const REQUEST: u64 = 1 << 10;
-const CALL: u64 = 4 << 10;
+const CALL: u64 = 2 << 10;
+/// No more is owed, whatever was asked: what comes behind it may show who he is, or that he lives, which others wait for.
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// What one connection may still send before anybody on it is known: a bucket that time fills, by the generic cell rate algorithm
 /// (ITU-T I.371).
@@ -39,7 +41,8 @@ impl Allowance {
 
     fn spend(&self, bytes: u64, at: Duration) {
         let (at, cost) = (nanos(at), nanos(time_of(bytes)));
-        let next = |paid: u64| Some(paid.max(at).saturating_add(cost));
+        let most = at.saturating_add(nanos(time_of(BURST) + LONGEST));
+        let next = |paid: u64| Some(paid.max(at).saturating_add(cost).min(most));
         let _ = self.paid_at.fetch_update(Relaxed, Relaxed, next);
     }
 }
@@ -62,9 +65,9 @@ mod tests {
     #[test]
     fn as_much_as_a_page_is_read_at_once_and_then_so_much_in_a_second() {
         let allowance = Allowance::default();
-        allowance.read(64 << 10, SECOND);
+        allowance.read(48 << 10, SECOND);
         assert_eq!(allowance.wait(SECOND), Duration::ZERO);
-        allowance.read(8 << 10, SECOND);
+        allowance.read(16 << 10, SECOND);
         let wait = allowance.wait(SECOND);
         assert!((SECOND - wait) < Duration::from_millis(1), "{wait:?}");
         assert_eq!(allowance.wait(2 * SECOND), Duration::ZERO);
@@ -72,7 +75,7 @@ mod tests {
 
     #[test]
     fn requests_of_a_few_bytes_are_paid_for_too() {
-        for (is_call, at_once) in [(false, 62), (true, 15)] {
+        for (is_call, at_once) in [(false, 47), (true, 23)] {
             let allowance = Allowance::default();
             let many = (0..1000).take_while(|_| {
                 allowance.read(20, SECOND);
@@ -86,9 +89,16 @@ mod tests {
     #[test]
     fn whoever_was_silent_for_long_has_saved_no_more_than_at_the_beginning() {
         let allowance = Allowance::default();
-        allowance.read(72 << 10, 1000 * SECOND);
+        allowance.read(64 << 10, 1000 * SECOND);
         assert!(allowance.wait(1000 * SECOND) > SECOND / 2);
-        allowance.read(usize::MAX, 1000 * SECOND);
-        assert!(allowance.wait(1000 * SECOND) > 1000 * SECOND, "too much is no less than much");
+    }
+
+    #[test]
+    fn whatever_was_asked_more_is_read_within_five_seconds() {
+        let allowance = Allowance::default();
+        (0..1000).for_each(|_| allowance.asked(true, SECOND));
+        assert_eq!(allowance.wait(SECOND), LONGEST);
+        allowance.read(usize::MAX, SECOND);
+        assert_eq!(allowance.wait(SECOND), LONGEST);
     }
 }

@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use gateway_proto::v1;
-use tokio::time::timeout;
+use gateway_proto::v1::{self, registry_service_client::RegistryServiceClient};
+use tokio::{task::JoinSet, time::timeout};
 use tokio_stream::pending;
 use tonic::{
     Code, Request, Status, Streaming, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel,
@@ -20,11 +20,6 @@ use crate::{
 /// As many as one connection may have under way.
 const FEW: usize = 8;
 const BRIEF: Duration = Duration::from_secs(5);
-
-async fn connection(locked: &Locked) -> Channel {
-    let url = format!("http://{}", locked.plane.listen());
-    Channel::from_shared(url).unwrap().connect().await.unwrap()
-}
 
 async fn watch(channel: &Channel) -> Result<Streaming<HealthCheckResponse>, Status> {
     let mut watching =
@@ -53,7 +48,7 @@ fn is_quota(refused: &Status) -> bool {
 #[tokio::test]
 async fn a_connection_of_strangers_has_a_few_requests_under_way_until_somebody_on_it_is_known() {
     let locked = Locked::start(&entries(), &[], 5000).await;
-    let channel = connection(&locked).await;
+    let channel = locked.plane.connect().await;
     let mut watches = Vec::new();
     for _ in 0..FEW {
         watches.push(watch(&channel).await.unwrap());
@@ -61,13 +56,13 @@ async fn a_connection_of_strangers_has_a_few_requests_under_way_until_somebody_o
     let refused = watch(&channel).await.unwrap_err();
     assert!(is_quota(&refused) && refused.message().contains("has shown who he is"), "{refused}");
     assert!(is_quota(&check(&channel).await.unwrap_err()));
-    assert!(check(&connection(&locked).await).await.is_ok(), "on another connection");
+    assert!(check(&locked.plane.connect().await).await.is_ok(), "on another connection");
     watches.pop();
     let end = Instant::now() + BRIEF;
     while check(&channel).await.is_err() {
         assert!(Instant::now() < end, "one has ended");
     }
-    let mut registry = v1::registry_service_client::RegistryServiceClient::new(channel.clone());
+    let mut registry = RegistryServiceClient::new(channel.clone());
     registry.list_services(shown("see", v1::ListServicesRequest::default())).await.unwrap();
     for _ in 0..2 * FEW {
         watches.push(watch(&channel).await.unwrap());
@@ -80,7 +75,7 @@ async fn strangers_at_one_address_have_half_of_the_places_to_watch_health_and_ma
     let locked = Locked::start(&entries(), &[], 5000).await;
     let mut held = Vec::new();
     let (channel, refused) = 'full: loop {
-        let channel = connection(&locked).await;
+        let channel = locked.plane.connect().await;
         for _ in 0..FEW {
             match watch(&channel).await {
                 Ok(watching) => held.push(watching),
@@ -101,7 +96,7 @@ async fn strangers_at_one_address_have_half_of_the_places_to_watch_health_and_ma
 #[tokio::test]
 async fn a_stranger_whose_message_does_not_come_in_time_is_told_so() {
     let locked = Locked::start(&entries(), &[], 5000).await;
-    let told = timeout(Duration::from_secs(20), hang(connection(&locked).await)).await.expect("in time");
+    let told = timeout(Duration::from_secs(20), hang(locked.plane.connect().await)).await.expect("in time");
     assert_eq!(told.code(), Code::DeadlineExceeded);
     assert!(told.message().contains("no whole message came"), "{told}");
 }
@@ -109,7 +104,7 @@ async fn a_stranger_whose_message_does_not_come_in_time_is_told_so() {
 #[tokio::test]
 async fn a_stranger_has_no_room_for_long_heads_and_messages() {
     let locked = Locked::start(&entries(), &[], 5000).await;
-    let channel = connection(&locked).await;
+    let channel = locked.plane.connect().await;
     let mut padded = Request::new(HealthCheckRequest::default());
     padded.metadata_mut().insert("x-padding", "a".repeat(5000).parse().unwrap());
     let refused = HealthClient::new(channel.clone()).check(padded).await.unwrap_err();
@@ -119,4 +114,30 @@ async fn a_stranger_has_no_room_for_long_heads_and_messages() {
     assert_eq!(refused.code(), Code::ResourceExhausted);
     assert!(refused.message().contains("larger than 4096 bytes"), "{refused}");
     assert!(check(&channel).await.is_ok());
+}
+
+#[tokio::test]
+async fn of_calls_that_a_stranger_begins_at_once_few_are_and_the_others_wait_until_somebody_is_known() {
+    const CALLS: usize = 100;
+    let locked = Locked::start(&entries(), &[], 5000).await;
+    let mut registry = RegistryServiceClient::new(locked.plane.connect().await);
+    let mut refused = JoinSet::new();
+    for _ in 0..CALLS {
+        let mut registry = registry.clone();
+        refused.spawn(async move {
+            let status = registry.list_services(v1::ListServicesRequest::default()).await.unwrap_err();
+            explain(&status).1
+        });
+    }
+    assert_eq!(refused.join_next().await.unwrap().unwrap(), "CREDENTIALS_REQUIRED");
+    // Whatever was begun together with that one is counted by then.
+    let metrics = locked.ask("GET", "/metrics", "see", "").await;
+    let (_, counted) =
+        metrics.body.split_once("gateway_access_denied_total{reason=\"CREDENTIALS_REQUIRED\"} ").unwrap();
+    let begun: usize = counted.lines().next().unwrap().parse().unwrap();
+    assert!(begun < CALLS / 2, "{begun}");
+    // It stands behind all of them, and is waited for no longer than a lease lasts.
+    let known = registry.list_services(shown("see", v1::ListServicesRequest::default()));
+    timeout(Duration::from_secs(60), known).await.expect("in time").unwrap();
+    assert_eq!(refused.join_all().await.len(), CALLS - 1);
 }

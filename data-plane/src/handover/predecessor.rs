@@ -372,6 +372,28 @@ mod tests {
         });
     }
 
+    #[test]
+    fn a_panic_behind_a_handover_does_not_tell_the_other_process_that_this_one_is_gone() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        runtime.block_on(async {
+            let (predecessor, _) = predecessor(&Shutdown::new());
+            predecessor.handed_over.begin();
+            let (near, far) = UnixStream::pair().unwrap();
+            let contained = tokio::spawn({
+                let predecessor = Arc::clone(&predecessor);
+                async move { contain(&predecessor, near).await }
+            });
+            while !predecessor.panics.read().contains_key(TASK) {
+                tokio::task::yield_now().await;
+            }
+            tokio::task::yield_now().await;
+            assert!(!contained.is_finished(), "it holds the stream");
+            let said = far.try_read(&mut [0]).unwrap_err();
+            assert_eq!(said.kind(), io::ErrorKind::WouldBlock);
+            contained.abort();
+        });
+    }
+
     #[tokio::test]
     async fn clients_are_refused_where_the_successor_does_not_listen_as_soon_as_it_serves() {
         let folder = tempfile::tempdir().unwrap();

@@ -300,8 +300,7 @@ fn find(name: &str) -> PathBuf {
 impl Kind {
     fn start(self, bench: &Bench<'_>, setting: Setting<'_>) -> Result<Peer> {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
-        let [http1, http2, tls, grpc, admin] =
-            [free_port()?, free_port()?, free_port()?, free_port()?, free_port()?];
+        let [http1, http2, tls, grpc, admin] = free_ports()?;
         let arguments = (self.configure)(&Site {
             directory: directory.path(),
             replicas: bench.replicas.addresses(),
@@ -370,6 +369,14 @@ fn version(program: &Path, flag: &str) -> String {
     words.into_iter().find(is_version).unwrap_or("unknown").to_owned()
 }
 
-fn free_port() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+/// Held together until all are drawn: one that is given back may be drawn again.
+fn free_ports<const COUNT: usize>() -> Result<[SocketAddr; COUNT]> {
+    let mut held = Vec::with_capacity(COUNT);
+    let mut ports = [SocketAddr::from(([127, 0, 0, 1], 0)); COUNT];
+    for port in &mut ports {
+        let listener = TcpListener::bind(*port)?;
+        *port = listener.local_addr()?;
+        held.push(listener);
+    }
+    Ok(ports)
 }

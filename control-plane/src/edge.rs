@@ -35,7 +35,7 @@ use crate::{
         Said, Target, View, Write, decide, unproven, why_lease_is_void,
     },
     turns::Turns,
-    writer::{Commands, Conditions, WriteError},
+    writer::{Commands, Conditions, Present, WriteError},
 };
 
 /// How long an owner whom nobody has heard of may be new, where control planes share a store.
@@ -176,8 +176,8 @@ impl Edge {
         answer
     }
 
-    /// Lets a caller change what is there, where he does not prove that it is his. Yields what holds for no other: the revision of the record.
-    fn admit_present(&self, caller: &Caller, command: &Command) -> Result<Option<Revision>, Refusal> {
+    /// Lets a caller change what is there, where he does not prove that it is his. Yields what that holds for, and for no other.
+    fn admit_present(&self, caller: &Caller, command: &Command) -> Result<Option<Present>, Refusal> {
         if !caller.is_known() {
             return Ok(None);
         }
@@ -185,7 +185,7 @@ impl Edge {
         if let Some(present) = &present {
             caller.admit_present(command, present)?;
         }
-        Ok(Some(present.map_or(0, |record| record.revision)))
+        Ok(Some(Present::of(present.as_deref())))
     }
 
     /// Has several commands carried out, all of which their caller was let have already, in one turn. What comes of each is told

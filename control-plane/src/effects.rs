@@ -83,17 +83,15 @@ impl Effects {
 
     /// Tells people what happened, in the log and in the timeline.
     pub(crate) fn tell(&self, events: &[Event]) {
-        for event in events {
-            let (kind, actor) = (event.kind.name(), &event.actor);
-            let service = event.service.as_ref().map(tracing::field::display);
-            let replica = event.replica.as_ref().map(tracing::field::display);
-            if event.kind.severity() == EventSeverity::Info {
-                tracing::info!(event = kind, service, replica, actor, "{}", event.message);
-            } else {
-                tracing::warn!(event = kind, service, replica, actor, "{}", event.message);
-            }
-        }
-        self.observation.registry_changed(events);
+        log(events);
+        self.observation.registry_changed(events, |_| true);
+    }
+
+    /// The same of what was known before: whoever has come back since keeps what is seen of him.
+    pub(crate) fn tell_late(&self, events: &[Event]) {
+        log(events);
+        let is_gone = |key: &ReplicaKey| self.publisher.read(|view| view.get(key).is_none());
+        self.observation.registry_changed(events, is_gone);
     }
 
     /// Puts what the store turned out to hold in the place of what was believed.
@@ -140,6 +138,19 @@ impl Effects {
         }
         if let Some((record, lease)) = granted {
             self.leases.grant(lease.id, record.key.clone(), lease.ttl(), now);
+        }
+    }
+}
+
+fn log(events: &[Event]) {
+    for event in events {
+        let (kind, actor) = (event.kind.name(), &event.actor);
+        let service = event.service.as_ref().map(tracing::field::display);
+        let replica = event.replica.as_ref().map(tracing::field::display);
+        if event.kind.severity() == EventSeverity::Info {
+            tracing::info!(event = kind, service, replica, actor, "{}", event.message);
+        } else {
+            tracing::warn!(event = kind, service, replica, actor, "{}", event.message);
         }
     }
 }

@@ -139,12 +139,12 @@ impl Observation {
         self.lock().nodes.followers(clock::now())
     }
 
-    /// Notes what happened in the registry; replicas that are gone lose their breakers.
-    pub(crate) fn registry_changed(&self, events: &[Event]) {
-        let mut removed = events.iter().filter_map(Event::removed).peekable();
-        if removed.peek().is_some() {
+    /// Notes what happened in the registry; replicas that were removed lose their breakers, if they are gone still.
+    pub(crate) fn registry_changed(&self, events: &[Event], is_gone: impl Fn(&ReplicaKey) -> bool) {
+        let removed: Vec<_> = events.iter().filter_map(Event::removed).filter(is_gone).collect();
+        if !removed.is_empty() {
             let mut observed = self.lock();
-            removed.for_each(|key| observed.matrix.forget_replica(&key));
+            removed.iter().for_each(|key| observed.matrix.forget_replica(key));
             self.tell(observed);
         }
         // Others hear it from their own registry.

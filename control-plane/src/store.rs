@@ -187,6 +187,8 @@ pub struct Loaded {
     pub items: Vec<Item>,
     /// Leases that the store itself keeps alive, and says when they lapse. Empty where this process does so alone.
     pub kept: HashSet<LeaseId>,
+    /// Whether what was changed since it was asked before is [told](News::Changed) or [retold](News::Retold).
+    pub owes: bool,
     /// The data planes that the process before this one named as it ended; `None`: it has named none, or not as the last thing
     /// that it did.
     pub followers: Option<BTreeSet<NodeId>>,

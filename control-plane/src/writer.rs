@@ -20,6 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use gateway_proto::Address;
 use gateway_runtime::Failure;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -107,12 +108,22 @@ struct Envelope {
 }
 
 /// On what a command is carried out. The default: on nothing.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Conditions {
     /// For how long its caller waits for it, if he says.
     pub(crate) until: Option<Instant>,
-    /// The revision of the record that its caller was let change without proof that it is his; 0: there was none.
-    pub(crate) admitted_on: Option<Revision>,
+    /// What its caller was let change without proof that it is his.
+    pub(crate) admitted_on: Option<Present>,
+}
+
+/// What is looked at of whoever is there, if somebody is, before another takes his place: who has registered him, and where he is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Present(Option<(String, Address)>);
+
+impl Present {
+    pub(crate) fn of(record: Option<&Record>) -> Self {
+        Self(record.map(|record| (record.registered_by.to_string(), record.endpoint.address.clone())))
+    }
 }
 
 /// The writer's task, before it runs.
@@ -194,6 +205,8 @@ impl Commands {
         match &result {
             Ok(Answer::Registered { created: true, .. }) => self.metrics.registered(Registered::Created),
             Ok(Answer::Registered { created: false, .. }) => self.metrics.registered(Registered::Replaced),
+            // It is handed in again.
+            Err(WriteError::Overtaken) => {}
             Err(error) if is_registration => {
                 self.metrics.registered(Registered::Refused);
                 if let WriteError::Refused(refused) = error
@@ -374,8 +387,8 @@ impl<S: Store> Writer<S> {
             }
             let command = &envelope.command;
             // Known at once: nobody need ask the store to look at it anew.
-            if let Some(admitted_on) = envelope.conditions.admitted_on
-                && self.effects.publisher.read(|view| on_what(view, command)) != admitted_on
+            if let Some(admitted_on) = &envelope.conditions.admitted_on
+                && self.effects.publisher.read(|view| present(view, command)) != *admitted_on
             {
                 answer(envelope.reply, Err(WriteError::Overtaken));
                 continue;
@@ -410,6 +423,9 @@ impl<S: Store> Writer<S> {
     /// Makes a batch durable and answers it. `false`: somebody else was faster, and what is not answered is back in `pending`.
     async fn settle(&mut self, batch: Batch, pending: &mut VecDeque<Envelope>) -> bool {
         let Batch { base, group, decided } = batch;
+        if decided.is_empty() {
+            return true;
+        }
         if group.mutations().is_empty() {
             self.tell();
             return match self.store.is_at(base).await {
@@ -544,9 +560,9 @@ fn of_fence(fence: &Fence) -> WriteError {
     }
 }
 
-/// The revision of the record that a command would change without proof that it is its caller's; 0: there is none.
-fn on_what(view: &View, command: &Command) -> Revision {
-    unproven(view, command).map_or(0, |record| record.revision)
+/// Whom a command would change without proof that he is its caller's.
+fn present(view: &View, command: &Command) -> Present {
+    Present::of(unproven(view, command).map(Arc::as_ref))
 }
 
 /// Answers what has an outcome, and those in the group with what became durable of it. Yields the others.

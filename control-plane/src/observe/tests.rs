@@ -1,4 +1,5 @@
 use super::*;
+use crate::registry::EventKind;
 
 fn named(id: &str) -> Identity {
     Identity {
@@ -121,6 +122,28 @@ async fn rows_of_replicas_that_are_unknown_or_gone_are_not_kept() {
     seat.reported(report(true, &[("r-1", 0), ("r-2", 0)], None), "e", |key| key.replica.as_str() == "r-1");
     assert_eq!(open_count(&observation), 1);
     observation.tidy(|_| false);
+    assert_eq!(open_count(&observation), 0);
+}
+
+#[tokio::test]
+async fn of_removals_that_are_told_late_rows_of_those_who_are_back_are_kept() {
+    let observation = Arc::new(Observation::new(9));
+    let seat = observation.begin_reports(identity()).unwrap();
+    seat.reported(report(true, &[("r-1", 0), ("r-2", 0)], None), "e", |_| true);
+    let removal = |id: &str| Event {
+        kind: EventKind::ReplicaDeregistered,
+        service: Some(key().service),
+        replica: Some(ReplicaKey::parse("orders", id).unwrap().replica),
+        node: None,
+        actor: "ana".into(),
+        at: clock::wall(),
+        message: String::new(),
+        metadata: Vec::new(),
+    };
+    let removals = [removal("r-1"), removal("r-2")];
+    observation.registry_changed(&removals, |key| key.replica.as_str() == "r-2");
+    assert_eq!(open_count(&observation), 1);
+    observation.registry_changed(&removals, |_| true);
     assert_eq!(open_count(&observation), 0);
 }
 

@@ -297,8 +297,8 @@ impl Store for Etcd {
             self.watching = None;
             return Err(error);
         }
-        let content = match self.read_again().await {
-            Some(content) => content,
+        let (content, owes) = match self.read_again().await {
+            Some(content) => (content, false),
             None => {
                 self.watching = None;
                 let content = self.read_afresh().await?;
@@ -316,12 +316,12 @@ impl Store for Etcd {
                 (self.cluster, self.owed) = (content.cluster, None);
                 // None of those before says anything of this.
                 self.glances.mark_unchanged();
-                Content { peers: BTreeMap::new(), ..content }
+                (Content { peers: BTreeMap::new(), ..content }, true)
             }
         };
         self.audit_at = next_audit();
         let Content { head, epoch, items, kept, .. } = content;
-        Ok(Loaded { epoch, revision: head, items, kept, followers: None })
+        Ok(Loaded { epoch, revision: head, items, kept, owes, followers: None })
     }
 
     async fn commit(&mut self, base: Revision, group: &[Mutation]) -> Result<Commit, StoreError> {

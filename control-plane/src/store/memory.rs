@@ -59,6 +59,7 @@ impl Store for Memory {
             revision: self.revision,
             items,
             kept: HashSet::new(),
+            owes: false,
             followers: None,
         })
     }

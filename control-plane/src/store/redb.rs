@@ -343,7 +343,7 @@ fn read_all(database: &Database) -> Result<Loaded, StoreError> {
             items.push(decode(bytes.value()).map_err(|why| damaged(format!("{}: {why}", what())))?);
         }
     }
-    Ok(Loaded { epoch, revision, items, kept: HashSet::new(), followers: None })
+    Ok(Loaded { epoch, revision, items, kept: HashSet::new(), owes: false, followers: None })
 }
 
 type Decode = fn(&[u8]) -> Result<Item, String>;

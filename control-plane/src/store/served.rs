@@ -91,7 +91,14 @@ impl Store for Served {
             }
             if part.complete {
                 let (epoch, revision) = (part.epoch, part.revision);
-                return Ok(Loaded { epoch, revision, items, kept: HashSet::new(), followers: None });
+                return Ok(Loaded {
+                    epoch,
+                    revision,
+                    items,
+                    kept: HashSet::new(),
+                    owes: false,
+                    followers: None,
+                });
             }
             answer = self.answer().await?;
         }

@@ -59,7 +59,8 @@ impl<S: Store> Writer<S> {
                 Ok(())
             }
             News::Retold(committed) => {
-                self.untold.extend(committed.iter().flat_map(Committed::events));
+                let events: Vec<_> = committed.iter().flat_map(Committed::events).collect();
+                self.effects.tell_late(&events);
                 Ok(())
             }
             News::Missed { after, up_to } => {
@@ -145,10 +146,17 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Tells people of what was in hand, if the store turned out to hold it, up to this revision. Where others write to it, too, its news do.
-    fn note_what_was_made(&mut self, revision: Revision) {
+    /// Tells people of what was in hand, if the store turned out to hold it, up to this revision. Where others write to it, too, its
+    /// news do, if it `owes` them.
+    fn note_what_was_made(&mut self, revision: Revision, owes: bool) {
         let (known, in_hand) = (self.revision(), std::mem::take(&mut self.in_hand).into_mutations());
-        if revision == known || self.store.is_shared() {
+        if revision == known {
+            return;
+        }
+        if self.store.is_shared() {
+            if !owes {
+                self.note_changes_of_nobody(known, revision);
+            }
             return;
         }
         // All of it or nothing.
@@ -158,13 +166,13 @@ impl<S: Store> Writer<S> {
 
     /// Puts what the store holds in the place of what was believed; `is_anew`, after nobody knew what it holds.
     pub(super) fn believe(&mut self, loaded: Loaded, is_anew: bool) -> Result<(), Failure> {
-        let Loaded { epoch, revision, items, kept, .. } = loaded;
+        let Loaded { epoch, revision, items, kept, owes, .. } = loaded;
         if epoch != *self.effects.publisher.epoch() || revision < self.revision() {
             return Err(Failure::fatal(
                 "the store was replaced by another one while it was in use: start again",
             ));
         }
-        self.note_what_was_made(revision);
+        self.note_what_was_made(revision, owes);
         let next = View::new(revision, items);
         match self.is_shaken {
             true => self.effects.replace(next),

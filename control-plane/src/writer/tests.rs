@@ -1,6 +1,6 @@
 use std::sync::Mutex;
 
-use gateway_proto::{Address, LeaseId, ReplicaId, ReplicaKey, ServiceName};
+use gateway_proto::{Address, Health, LeaseId, ReplicaId, ReplicaKey, ServiceName};
 use gateway_runtime::panics::caught;
 
 use super::*;
@@ -262,17 +262,25 @@ async fn who_was_let_register_where_nobody_was_takes_nobodys_place_who_came_firs
         let Command::Register(wish) = register(port) else { unreachable!() };
         Command::Register(Registration { replica: Some(ReplicaId::parse("r-1").unwrap()), ..wish })
     };
-    let admitted_on = |revision| Conditions { admitted_on: Some(revision), ..Conditions::default() };
+    let admitted_on = |present: Option<&Record>| Conditions {
+        admitted_on: Some(Present::of(present)),
+        ..Conditions::default()
+    };
     // Both before either is decided, and so in one group.
-    let first = bench.commands.submit_in(Turn::default(), wish(1), admitted_on(0));
-    let second = bench.commands.submit_in(Turn::default(), wish(2), admitted_on(0));
+    let first = bench.commands.submit_in(Turn::default(), wish(1), admitted_on(None));
+    let second = bench.commands.submit_in(Turn::default(), wish(2), admitted_on(None));
     let (first, second) = tokio::join!(first, second);
     let Ok(Answer::Registered { record, .. }) = first else { panic!("{first:?}") };
     assert_eq!(second, Err(WriteError::Overtaken));
-    // Looked at anew, it may be that he is let.
-    let again = bench.commands.submit_in(Turn::default(), wish(2), admitted_on(record.revision)).await;
+    // However often he was told of meanwhile, it is he.
+    for health in [Health::Unhealthy, Health::Healthy] {
+        let (key, lease) = (record.key.clone(), record.lease.map(|lease| lease.id));
+        let report = Command::ReportHealth { key, lease, health, reason: health.to_string() };
+        bench.commands.submit(report).await.unwrap();
+    }
+    let again = bench.commands.submit_in(Turn::default(), wish(2), admitted_on(Some(&record))).await;
     assert!(again.is_ok(), "{again:?}");
-    let late = bench.commands.submit_in(Turn::default(), wish(3), admitted_on(record.revision)).await;
+    let late = bench.commands.submit_in(Turn::default(), wish(3), admitted_on(Some(&record))).await;
     assert_eq!((late, bench.replica_count()), (Err(WriteError::Overtaken), 1));
 }
 

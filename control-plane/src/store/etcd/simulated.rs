@@ -284,6 +284,7 @@ impl Store for Member {
                 revision: kept.head,
                 items,
                 kept: leases.collect::<HashSet<_>>(),
+                owes: true,
                 followers: None,
             };
             let untold: Vec<_> = next.map_or_else(Vec::new, |next| {
@@ -323,7 +324,10 @@ impl Store for Member {
 
     async fn news(&mut self) -> News {
         let Some(next) = self.next else { return std::future::pending().await };
-        if let Some((_, committed)) = self.untold.pop_front() {
+        // Before what is new, or behind it.
+        if self.cluster.happens(0.5)
+            && let Some((_, committed)) = self.untold.pop_front()
+        {
             return News::Retold(committed);
         }
         tokio::select! {

@@ -501,20 +501,19 @@ impl<S: Store> Writer<S> {
         self.doubt = Some(Doubt { until: clock::now() + pause, refusal: refusal.clone() });
         self.available.send_replace(false);
         for (envelope, outcome) in decided {
-            let refusal = match error {
+            let refusal = match (error, outcome) {
                 // What has an outcome was to change nothing.
-                _ if outcome.is_some() => refusal.clone(),
-                StoreError::Unanswered(_) => WriteError::Interrupted,
-                StoreError::FullUnanswered(_) => WriteError::StoreFullUnanswered,
+                (StoreError::Unanswered(_), None) => WriteError::Interrupted,
+                (StoreError::FullUnanswered(_), None) => WriteError::StoreFullUnanswered,
                 _ => refusal.clone(),
             };
             answer(envelope.reply, Err(refusal));
         }
     }
 
-    /// Reads the store again and puts what it holds in the place of what was believed. Those `in_hand` do not wait for long.
-    async fn recover(&mut self, in_hand: &mut VecDeque<Envelope>) -> Result<(), Failure> {
-        match self.load(PATIENCE, in_hand).await {
+    /// Reads the store again and puts what it holds in the place of what was believed. Those `waiting` do so no longer than others.
+    async fn recover(&mut self, waiting: &mut VecDeque<Envelope>) -> Result<(), Failure> {
+        match self.load(PATIENCE, waiting).await {
             Ok(loaded) => {
                 self.believe(loaded, true)?;
                 self.heed(None);

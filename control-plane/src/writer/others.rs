@@ -114,18 +114,18 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Reads the store. Commands that come meanwhile, and those `in_hand`, wait for so long, and are refused when it takes longer.
+    /// Reads the store. Commands that come meanwhile, and those `waiting`, wait for so long, and are refused when it takes longer.
     pub(super) async fn load(
         &mut self,
         patience: Duration,
-        in_hand: &mut VecDeque<Envelope>,
+        waiting: &mut VecDeque<Envelope>,
     ) -> Result<Loaded, StoreError> {
         let patient_until = Instant::now() + patience;
         let mut batch: Vec<Envelope> = Vec::new();
         let mut loading = pin!(self.store.load());
         loop {
             if Instant::now() >= patient_until {
-                for envelope in in_hand.drain(..) {
+                for envelope in waiting.drain(..) {
                     answer(envelope.reply, Err(WriteError::StoreUnavailable));
                 }
             }

@@ -13,6 +13,7 @@ mod overrides;
 mod page;
 mod peers;
 mod policies;
+mod question;
 mod registry;
 mod remainder;
 mod routes;

@@ -14,7 +14,7 @@ use http_body_util::BodyExt as _;
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
-use super::HELLO_TIMEOUT;
+use super::{HELLO_TIMEOUT, question::read_whole};
 use crate::{
     auth::{
         Caller, Denied, Permission, Wire,
@@ -92,7 +92,12 @@ async fn answer_stranger(edge: &Edge, caller: &Caller, request: Request, next: N
             return refusal.status().into_http();
         }
     };
-    match timeout(HELLO_TIMEOUT, next.run(request)).await {
+    let answered = async {
+        // Of reflection, the questions have no end.
+        let is_one = !is_reflection(request.uri().path());
+        next.run(if is_one { read_whole(request).await } else { request }).await
+    };
+    match timeout(HELLO_TIMEOUT, answered).await {
         // For as long as there is something of the answer to come.
         Ok(response) => response.map(|body| {
             Body::new(body.map_frame(move |frame| {

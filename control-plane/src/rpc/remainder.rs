@@ -32,7 +32,7 @@ const MAX_BYTES: usize = 16 * 1024 * 1024;
 /// So is what takes longer.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// What is before each message of gRPC: a byte of flags and four of its length.
-const PREFIX: usize = 5;
+pub(super) const PREFIX: usize = 5;
 /// Messages that are read at once, of strangers and of all others each. What is refused beyond that is reset, which ends the
 /// connection of whoever has very much under way.
 const MAX_AT_ONCE: usize = 256;

@@ -2,9 +2,12 @@
 //! registered, to where no replica is and something trusts its neighbours (DNS rebinding); and whoever registers an address
 //! may have this process ask its own admin side, which tells whoever is on this machine more than clients may know.
 
-use std::{io, net::SocketAddr};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
 
-use gateway_proto::Hazard;
+use gateway_proto::{Hazard, destination};
 use tokio::net::TcpStream;
 
 /// Those of the addresses at which a replica can be.
@@ -38,13 +41,8 @@ pub(crate) fn admitted(host: &str, found: impl Iterator<Item = SocketAddr>) -> i
 /// That it leads there.
 pub(crate) fn check_not_admin(admin: Option<SocketAddr>, port: u16, stream: &TcpStream) -> io::Result<()> {
     let Some(admin) = admin.filter(|admin| admin.port() == port) else { return Ok(()) };
-    let reached = stream.peer_addr()?.ip().to_canonical();
-    let own = admin.ip().to_canonical();
-    let is_own = match own.is_unspecified() {
-        // From one of this machine's addresses to itself, the system sends from that very one.
-        true => reached.is_loopback() || stream.local_addr()?.ip().to_canonical() == reached,
-        false => reached == own,
-    };
+    let reached = stream.peer_addr()?.ip();
+    let is_own = is_own(admin.ip(), reached, || stream.local_addr().map(|from| from.ip()))?;
     if is_own {
         tracing::warn!(%reached, port, "the address of a replica leads to the admin side of this data plane: not asking it");
         return Err(io::Error::new(
@@ -53,6 +51,16 @@ pub(crate) fn check_not_admin(admin: Option<SocketAddr>, port: u16, stream: &Tcp
         ));
     }
     Ok(())
+}
+
+/// Whether what is `reached` is this machine, where it listens at `own`. `from` asks the system which address it is reached from.
+fn is_own(own: IpAddr, reached: IpAddr, from: impl FnOnce() -> io::Result<IpAddr>) -> io::Result<bool> {
+    let (own, reached) = (destination(own), destination(reached));
+    Ok(match own.is_unspecified() {
+        // From one of this machine's addresses to itself, the system sends from that very one.
+        true => reached.is_loopback() || destination(from()?) == reached,
+        false => reached == own,
+    })
 }
 
 fn hazard(host: &str, place: SocketAddr) -> Option<Hazard> {
@@ -121,6 +129,21 @@ mod tests {
         for admin in ["127.0.0.2", "10.0.0.1", "none"] {
             assert!(!is_refused(admin, at.port()), "{admin}");
         }
+    }
+
+    #[test]
+    fn the_admin_side_is_known_by_whatever_address_leads_to_it() {
+        let is_own = |own: &str, reached: &str, from: &str| {
+            super::is_own(own.parse().unwrap(), reached.parse().unwrap(), || Ok(from.parse().unwrap()))
+                .unwrap()
+        };
+        for reached in ["10.0.0.7", "::ffff:10.0.0.7", "64:ff9b::a00:7", "2002:a00:7::1"] {
+            assert!(is_own("10.0.0.7", reached, "fd00::1"), "{reached}");
+            assert!(!is_own("10.0.0.8", reached, "fd00::1"), "{reached}");
+        }
+        assert!(is_own("0.0.0.0", "64:ff9b::7f00:1", "fd00::1"));
+        assert!(is_own("::", "10.0.0.7", "10.0.0.7") && is_own("::", "fd00::1", "fd00::1"));
+        assert!(!is_own("::", "10.0.0.8", "10.0.0.7"));
     }
 
     #[test]

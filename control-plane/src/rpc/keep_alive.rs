@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use gateway_proto::{Check, Health, Invalid, LeaseId, Mode, ReplicaKey, v1};
 use tokio::{
     sync::mpsc,
-    task::JoinSet,
+    task::{JoinSet, yield_now},
     time::{Instant, sleep, sleep_until},
 };
 use tonic::{Status, Streaming};
@@ -26,6 +26,8 @@ use crate::{
 
 /// Heartbeats in one message: some 100 KB.
 const MAX_HEARTBEATS: usize = 1000;
+/// So many are renewed before others have their turn on this thread.
+const AT_A_STRETCH: usize = 64;
 /// Changes of the registry that come within this time are looked through together.
 const PUSH_DELAY: Duration = Duration::from_millis(20);
 
@@ -118,7 +120,10 @@ impl Stream {
         // For all of them together, or a client's old leases would hold up its new ones.
         let patience = Instant::now() + HEARSAY;
         let mut is_confirmed = false;
-        for wire in message.heartbeats {
+        for (number, wire) in message.heartbeats.into_iter().enumerate() {
+            if number % AT_A_STRETCH == AT_A_STRETCH - 1 {
+                yield_now().await;
+            }
             let names = (wire.service.clone(), wire.replica_id.clone());
             let beat = Beat::parse(wire);
             if let Ok(beat) = &beat

@@ -59,8 +59,8 @@ pub(crate) struct Edge {
     pub(crate) shutdown: Shutdown,
     /// Whether other control planes use the store, too.
     pub(crate) is_store_shared: bool,
-    /// Whether the store takes changes.
-    pub(crate) available: watch::Receiver<bool>,
+    /// Why changes are refused, if they are.
+    pub(crate) refusing: watch::Receiver<Option<WriteError>>,
     pub(crate) panics: Panics,
     /// The tasks behind streams, awaited at shutdown.
     pub(crate) streams: TaskTracker,
@@ -300,7 +300,7 @@ impl Edge {
         caller.admit_renewal(&key.service)?;
         if !self.effects.leases.is_in_touch(lease, clock::now()) {
             // Others would not hear of it, and may take the owner for dead: another control plane may be better placed.
-            return Err(WriteError::StoreUnavailable.into());
+            return Err(self.why_cut_off().into());
         }
         let Some(term) = self.effects.leases.renew(lease, key, clock::now()) else {
             let why = |view: &View| why_lease_is_void(view, key, lease, clock::wall());
@@ -409,14 +409,23 @@ impl Edge {
 
     /// Whether changes are taken: the store works and no shutdown has begun.
     pub(crate) fn is_ready(&self) -> bool {
-        *self.available.borrow() && !self.shutdown.has_begun()
+        self.refusing.borrow().is_none() && !self.shutdown.has_begun()
+    }
+
+    /// Why others know better by now what this one is asked.
+    pub(crate) fn why_cut_off(&self) -> WriteError {
+        self.refusing.borrow().clone().unwrap_or(WriteError::StoreUnavailable)
     }
 }
 
 #[cfg(test)]
 impl Edge {
     /// With one place for each kind of stream.
-    pub(crate) fn around(effects: Effects, commands: Commands, available: watch::Receiver<bool>) -> Self {
+    pub(crate) fn around(
+        effects: Effects,
+        commands: Commands,
+        refusing: watch::Receiver<Option<WriteError>>,
+    ) -> Self {
         let places = || Places::new(1, "too many");
         Self {
             gate: Arc::new(Gate::open()),
@@ -427,7 +436,7 @@ impl Edge {
             limits: Limits { replicas: 1, replicas_per_service: 1 },
             shutdown: Shutdown::new(),
             is_store_shared: false,
-            available,
+            refusing,
             streams: TaskTracker::new(),
             snapshot_streams: places(),
             parts_under_way: Arc::new(Semaphore::new(1)),

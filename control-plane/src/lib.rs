@@ -217,7 +217,7 @@ async fn serve<S: Store>(
     let source = Source::new(config.peers.addresses, peers, tls.is_some(), myself.clone());
     let panics = Panics::new(&effects.metrics, &effects.observation);
     let turns = Turns::new(TURNS);
-    let (writer, commands, available) =
+    let (writer, commands, refusing) =
         Writer::new(store, effects.clone(), config.limits, config.queue_length);
     // A data plane that reconnects may hold two places until its older stream has ended.
     let streams = 2 * config.max_nodes;
@@ -229,7 +229,7 @@ async fn serve<S: Store>(
         limits: config.limits,
         shutdown: shutdown.clone(),
         is_store_shared,
-        available,
+        refusing,
         panics: panics.clone(),
         streams: TaskTracker::new(),
         // Those who only look must not take the places of those who route.
@@ -382,18 +382,16 @@ fn follow_files(supervisor: &mut Supervisor, gate: Arc<Gate>, tls: Option<Arc<Tl
 
 /// Tells health checkers what becomes of the store, and of the process.
 async fn follow_health(edge: Arc<Edge>, mut health: HealthReporter) {
-    let mut available = edge.available.clone();
-    let is_available = *available.borrow_and_update();
-    rpc::report_health(&health, is_available).await;
+    let mut refusing = edge.refusing.clone();
     loop {
+        let is_available = refusing.borrow_and_update().is_none();
+        rpc::report_health(&health, is_available).await;
         tokio::select! {
             () = edge.shutdown.begun() => break,
-            changed = available.changed() => {
+            changed = refusing.wait_for(|why| why.is_none() != is_available) => {
                 if changed.is_err() {
                     break;
                 }
-                let is_available = *available.borrow_and_update();
-                rpc::report_health(&health, is_available).await;
             }
         }
     }

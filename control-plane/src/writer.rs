@@ -134,8 +134,8 @@ pub(crate) struct Writer<S> {
     limits: Limits,
     queue: mpsc::Receiver<Envelope>,
     moves: mpsc::Receiver<Ask>,
-    /// Whether changes are taken, for health checks.
-    available: watch::Sender<bool>,
+    /// Why changes are refused, if they are, for whoever asks without a change: health checks, owners and data planes.
+    refusing: watch::Sender<Option<WriteError>>,
     /// Set after a failed commit, or a panic: what the store holds is unknown.
     doubt: Option<Doubt>,
     /// Set while changes are refused for somebody who moves the registry to another store.
@@ -257,10 +257,10 @@ impl<S: Store> Writer<S> {
         effects: Effects,
         limits: Limits,
         queue_len: usize,
-    ) -> (Self, Commands, watch::Receiver<bool>) {
+    ) -> (Self, Commands, watch::Receiver<Option<WriteError>>) {
         let (sender, queue) = mpsc::channel(queue_len);
         let (asks, moves) = mpsc::channel(1);
-        let (available, is_available) = watch::channel(true);
+        let (refusing, why_refused) = watch::channel(None);
         let commands = Commands { queue: sender, moves: asks, metrics: Arc::clone(&effects.metrics) };
         (
             Self {
@@ -269,7 +269,7 @@ impl<S: Store> Writer<S> {
                 limits,
                 queue,
                 moves,
-                available,
+                refusing,
                 doubt: None,
                 closed: None,
                 is_running: false,
@@ -278,7 +278,7 @@ impl<S: Store> Writer<S> {
                 in_hand: Group::default(),
             },
             commands,
-            is_available,
+            why_refused,
         )
     }
 
@@ -292,7 +292,7 @@ impl<S: Store> Writer<S> {
             self.doubt = Some(Doubt { until: clock::now(), refusal: WriteError::StoreUnavailable });
             self.is_shaken = true;
             self.closed = None;
-            self.available.send_replace(false);
+            self.tell_refusal();
         }
         let ended = self.take_commands(stop).await;
         self.is_running = false;
@@ -499,7 +499,7 @@ impl<S: Store> Writer<S> {
             | StoreError::Unanswered(_) => (WriteError::StoreUnavailable, Duration::ZERO),
         };
         self.doubt = Some(Doubt { until: clock::now() + pause, refusal: refusal.clone() });
-        self.available.send_replace(false);
+        self.tell_refusal();
         for (envelope, outcome) in decided {
             let refusal = match (error, outcome) {
                 // What has an outcome was to change nothing.
@@ -518,7 +518,7 @@ impl<S: Store> Writer<S> {
                 self.believe(loaded, true)?;
                 self.heed(None);
                 (self.doubt, self.is_shaken) = (None, false);
-                self.available.send_replace(true);
+                self.tell_refusal();
                 tracing::info!(revision = self.revision(), "the store was read again: changes are taken");
             }
             Err(error) => {
@@ -535,6 +535,7 @@ impl<S: Store> Writer<S> {
                     | StoreError::Unanswered(_) => WriteError::StoreUnavailable,
                 };
                 self.doubt = Some(Doubt { until, refusal });
+                self.tell_refusal();
             }
         }
         Ok(())

@@ -34,11 +34,13 @@ pub(super) async fn readyz(
     }
     let (revision, replicas) =
         edge.effects.publisher.read(|view: &View| (view.revision(), view.replica_count()));
-    let store = match (*edge.available.borrow(), caller.has(Permission::Read)) {
-        (true, true) => format!("[+]store ok (revision {revision}, {replicas} replicas)"),
-        (true, false) => "[+]store ok".to_owned(),
-        (false, true) => format!("[-]store unavailable (serving revision {revision}, changes are refused)"),
-        (false, false) => "[-]store unavailable".to_owned(),
+    let store = match (edge.refusing.borrow().as_ref(), caller.has(Permission::Read)) {
+        (None, true) => format!("[+]store ok (revision {revision}, {replicas} replicas)"),
+        (None, false) => "[+]store ok".to_owned(),
+        (Some(why), true) => {
+            format!("[-]store unavailable (serving revision {revision}, changes are refused): {why}")
+        }
+        (Some(_), false) => "[-]store unavailable".to_owned(),
     };
     let drain = match edge.shutdown.has_begun() {
         false => "[+]not draining",

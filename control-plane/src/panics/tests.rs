@@ -276,5 +276,5 @@ fn edge() -> Edge {
         let _writer = writer;
         pending::<()>().await;
     });
-    Edge::around(effects, commands, watch::channel(true).1)
+    Edge::around(effects, commands, watch::channel(None).1)
 }

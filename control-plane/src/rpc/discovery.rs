@@ -86,7 +86,7 @@ async fn serve(
         catch_up_with(&edge, hello.resume_revision).await?;
     } else if !hello.resume_epoch.is_empty() && edge.effects.leases.have_left() {
         // It may have that from where the registry goes on, and is not sent back.
-        return Err(Refusal::from(WriteError::StoreMoves).into());
+        return Err(Refusal::from(edge.why_cut_off()).into());
     }
     // A data plane that is ahead knows what this store has lost: nothing leads on from there.
     let held = 0..=publisher.read(View::revision);
@@ -127,9 +127,9 @@ async fn catch_up_with(edge: &Edge, revision: Revision) -> Result<(), Status> {
         () = edge.shutdown.begun() => return Err(Refusal::from(WriteError::ShuttingDown).into()),
     };
     if !caught_up && edge.is_store_shared {
-        let is_in_touch = edge.effects.leases.are_in_touch(clock::now()) && *edge.available.borrow();
+        let is_in_touch = edge.effects.leases.are_in_touch(clock::now()) && edge.refusing.borrow().is_none();
         if !is_in_touch {
-            return Err(Refusal::from(WriteError::StoreUnavailable).into());
+            return Err(Refusal::from(edge.why_cut_off()).into());
         }
     }
     Ok(())

@@ -245,6 +245,7 @@ mod tests {
     use std::convert::Infallible;
 
     use bytes::{BufMut, Bytes, BytesMut};
+    use gateway_proto::{LeaseId, ReplicaKey};
     use http_body::Frame;
     use http_body_util::StreamBody;
     use prost::Message;
@@ -286,9 +287,9 @@ mod tests {
                 metrics: Arc::new(Metrics::new()),
             };
             let limits = Limits { replicas: 1, replicas_per_service: 1 };
-            let (mut writer, commands, available) = Writer::new(store, effects.clone(), limits, 1);
+            let (mut writer, commands, refusing) = Writer::new(store, effects.clone(), limits, 1);
             tokio::spawn(async move { writer.run(&CancellationToken::new()).await });
-            let edge = Arc::new(Edge::around(effects, commands, available));
+            let edge = Arc::new(Edge::around(effects, commands, refusing));
             let (requests, body) = mpsc::channel(9);
             let body = StreamBody::new(ReceiverStream::new(body));
             let inbound = Streaming::new_request(ProstDecoder::default(), body, None, None);
@@ -327,9 +328,27 @@ mod tests {
             assert_eq!(refused.code(), Code::DeadlineExceeded);
             let reason = refused.get_details_error_info().unwrap().reason;
             assert_eq!(reason, gateway_proto::reason::MOVE_REFUSED);
-            let mut available = bench.edge.available.clone();
-            available.wait_for(|is_available| *is_available).await.unwrap();
+            let mut refusing = bench.edge.refusing.clone();
+            refusing.wait_for(Option::is_none).await.unwrap();
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_renews_where_a_registry_was_is_told_where_it_goes_on() {
+        let mut bench = Bench::start().await;
+        let renew = |bench: &Bench| {
+            let key = ReplicaKey { service: "orders".parse().unwrap(), replica: "r-1".parse().unwrap() };
+            let refused = bench.edge.renew(&Caller::anybody(None), &key, LeaseId::from_random(1));
+            refused.unwrap_err().status()
+        };
+        assert_eq!(renew(&bench).code(), Code::NotFound);
+        bench.ask(Step::Read(v1::ReadStore {})).await;
+        bench.ask(Step::Close(v1::CloseStore { to: "etcd://a/gw".into() })).await;
+        bench.ask(Step::End(v1::EndMove { revision: 0 })).await;
+        bench.ended.await.unwrap().unwrap();
+        let refused = renew(&bench);
+        assert_eq!(refused.code(), Code::Unavailable);
+        assert!(refused.message().contains("etcd://a/gw"), "{refused}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -101,6 +101,17 @@ impl<S: Store> Writer<S> {
         doubt.or_else(|| self.closed.is_some().then_some(WriteError::StoreMoves))
     }
 
+    /// Has everybody know of it.
+    pub(super) fn tell_refusal(&self) {
+        let refusal = self.refusal();
+        self.refusing.send_if_modified(|told| {
+            *told != refusal && {
+                *told = refusal;
+                true
+            }
+        });
+    }
+
     pub(super) async fn answer_mover(&mut self, ask: Ask) -> Result<(), Failure> {
         // Whoever has asked and gone has nothing to be told; what was done is undone by that.
         match ask {
@@ -121,7 +132,7 @@ impl<S: Store> Writer<S> {
         let (sender, mover) = mpsc::channel(1);
         self.note("STORE_CLOSED", &by, &to, format!("changes are refused while all moves to {to}"));
         self.closed = Some(Closed { to, by, mover });
-        self.available.send_replace(false);
+        self.tell_refusal();
         Ok(Closing(sender))
     }
 
@@ -131,7 +142,7 @@ impl<S: Store> Writer<S> {
         let Some(end) = end.filter(|end| !end.is_closed()) else {
             let message = format!("changes are taken again: the move to {to} did not come to its end");
             self.note("STORE_REOPENED", &by, &to, message);
-            self.available.send_replace(self.doubt.is_none());
+            self.tell_refusal();
             return;
         };
         let fence = Fence::Moved { to: to.clone() };

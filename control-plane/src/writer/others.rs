@@ -137,7 +137,11 @@ impl<S: Store> Writer<S> {
                     if count == 0 {
                         return loading.await;
                     }
-                    self.available.send_if_modified(std::mem::take);
+                    self.refusing.send_if_modified(|told| {
+                        let is_news = told.is_none();
+                        told.get_or_insert(WriteError::StoreUnavailable);
+                        is_news
+                    });
                     for envelope in batch.drain(..) {
                         answer(envelope.reply, Err(WriteError::StoreUnavailable));
                     }
@@ -182,9 +186,7 @@ impl<S: Store> Writer<S> {
             true => self.effects.leases.compare(&kept, is_anew, clock::now()),
             false => self.effects.leases.take_back(),
         }
-        if self.doubt.is_none() {
-            self.available.send_if_modified(|is_available| !std::mem::replace(is_available, true));
-        }
+        self.tell_refusal();
         Ok(())
     }
 }

@@ -122,7 +122,7 @@ struct Bench {
     store: Scripted,
     effects: Effects,
     commands: Commands,
-    available: watch::Receiver<bool>,
+    refusing: watch::Receiver<Option<WriteError>>,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<Result<(), Failure>>,
 }
@@ -137,7 +137,7 @@ async fn bench(queue_len: usize) -> Bench {
         metrics: Arc::new(Metrics::new()),
     };
     let limits = Limits { replicas: 1000, replicas_per_service: 1000 };
-    let (mut writer, commands, available) = Writer::new(store.clone(), effects.clone(), limits, queue_len);
+    let (mut writer, commands, refusing) = Writer::new(store.clone(), effects.clone(), limits, queue_len);
     let stop = CancellationToken::new();
     let stopping = stop.clone();
     // As its supervisor does.
@@ -148,7 +148,7 @@ async fn bench(queue_len: usize) -> Bench {
             }
         }
     });
-    Bench { store, effects, commands, available, stop, task }
+    Bench { store, effects, commands, refusing, stop, task }
 }
 
 impl Bench {
@@ -308,7 +308,7 @@ async fn a_failed_commit_refuses_its_commands_and_changes_nothing() {
     let refused = bench.commands.submit_all(vec![register(2), register(3)]).await;
     assert_eq!(refused, [Err(WriteError::StoreUnavailable), Err(WriteError::StoreUnavailable)]);
     assert_eq!((bench.revision(), bench.replica_count()), (1, 1));
-    assert!(!*bench.available.borrow_and_update());
+    assert_eq!(*bench.refusing.borrow_and_update(), Some(WriteError::StoreUnavailable));
     // While it is away everybody is refused without asking it to commit.
     assert_eq!(bench.commands.submit(register(4)).await, Err(WriteError::StoreUnavailable));
     assert_eq!(bench.store.0.lock().unwrap().groups, [1, 2]);
@@ -333,10 +333,10 @@ async fn a_change_that_may_have_been_made_before_the_disk_was_full_is_not_told_a
     bench.store.set(|script| script.fault = Some(Fault::LateFull));
     let began = clock::now();
     assert_eq!(bench.commands.submit(register(1)).await, Err(WriteError::StoreFullUnanswered));
-    bench.available.borrow_and_update();
+    bench.refusing.borrow_and_update();
     // What is asked for meanwhile has surely not been made.
     assert_eq!(bench.commands.submit(register(2)).await, Err(WriteError::StoreFull));
-    bench.available.changed().await.unwrap();
+    bench.refusing.changed().await.unwrap();
     assert!(clock::now() - began >= RETRY_INTERVAL);
     assert_eq!(bench.effects.publisher.read(|view: &View| view.replica_count()), 1);
 }
@@ -347,11 +347,11 @@ async fn a_full_disk_is_told_as_such_and_written_to_again_only_after_a_second() 
     bench.store.set(|script| script.fault = Some(Fault::Full));
     let began = clock::now();
     assert_eq!(bench.commands.submit(register(1)).await, Err(WriteError::StoreFull));
-    bench.available.borrow_and_update();
+    bench.refusing.borrow_and_update();
     assert_eq!(bench.commands.submit(register(2)).await, Err(WriteError::StoreFull));
     assert_eq!(bench.store.0.lock().unwrap().groups, [1], "it was asked again at once");
-    bench.available.changed().await.unwrap();
-    assert!(*bench.available.borrow());
+    bench.refusing.changed().await.unwrap();
+    assert_eq!(*bench.refusing.borrow(), None);
     assert_eq!(clock::now() - began, RETRY_INTERVAL);
     assert!(bench.commands.submit(register(2)).await.is_ok());
 }
@@ -390,9 +390,9 @@ async fn a_lease_whose_removal_may_be_durable_is_neither_held_nor_renewed_until_
         let leases = Arc::clone(&bench.effects.leases);
         assert!(!leases.hold(*lease), "its owner could renew, and lose its replica all the same");
         assert_eq!(leases.renew(*lease, key, clock::now()), None);
-        bench.available.borrow_and_update();
+        bench.refusing.borrow_and_update();
         bench.store.set(|script| script.is_away = false);
-        bench.available.changed().await.unwrap();
+        bench.refusing.changed().await.unwrap();
         assert_eq!(bench.replica_count(), usize::from(!is_durable));
         assert_eq!(leases.hold(*lease), !is_durable, "the guard decides anew on what is there");
         assert_eq!(leases.renew(*lease, key, clock::now()).is_some(), !is_durable);
@@ -452,10 +452,10 @@ async fn a_store_that_comes_back_is_used_again_without_anybody_asking() {
     let mut bench = bench(10).await;
     bench.store.set(|script| (script.fault, script.is_away) = (Some(Fault::Lost), true));
     bench.commands.submit(register(1)).await.unwrap_err();
-    bench.available.borrow_and_update();
+    bench.refusing.borrow_and_update();
     bench.store.set(|script| script.is_away = false);
-    bench.available.changed().await.unwrap();
-    assert!(*bench.available.borrow());
+    bench.refusing.changed().await.unwrap();
+    assert_eq!(*bench.refusing.borrow(), None);
     assert!(bench.commands.submit(register(1)).await.is_ok());
 }
 
@@ -523,7 +523,7 @@ async fn a_panic_interrupts_what_was_in_hand_and_what_waits_is_served_afterwards
 async fn what_became_durable_before_a_panic_is_known_before_anything_else_is_decided() {
     let mut bench = bench(10).await;
     bench.store.set(|script| script.fault = Some(Fault::LatePanic));
-    bench.available.borrow_and_update();
+    bench.refusing.borrow_and_update();
     assert_eq!(bench.commands.submit(register(1)).await, Err(WriteError::Interrupted));
     // The caller's second try finds its first one.
     let Ok(Answer::Registered { record, created }) = bench.commands.submit(register(1)).await else {
@@ -531,7 +531,7 @@ async fn what_became_durable_before_a_panic_is_known_before_anything_else_is_dec
     };
     assert_eq!((record.revision, created, bench.replica_count()), (2, false, 1));
     assert!(bench.effects.leases.get(record.lease.unwrap().id).is_some());
-    assert!(*bench.available.borrow());
+    assert_eq!(*bench.refusing.borrow(), None);
     // Nothing is built on what memory held when it panicked: who is behind gets everything.
     assert_eq!(bench.effects.publisher.catch_up(0, &Filter::All), CatchUp::TooFar);
 }

@@ -19,7 +19,7 @@ async fn reopen(bench: &Bench) -> Result<Reopening, WriteError> {
 }
 
 async fn until_available(bench: &mut Bench, wanted: bool) {
-    bench.available.wait_for(|is_available| *is_available == wanted).await.unwrap();
+    bench.refusing.wait_for(|why| why.is_none() == wanted).await.unwrap();
 }
 
 /// Who did what to the store, as people are told.
@@ -71,7 +71,7 @@ async fn a_registry_that_has_moved_renews_nobody_and_lets_nobody_lapse_until_it_
     });
     // Long after its time to live, and many looks at the store later.
     tokio::time::sleep(10 * lease.ttl()).await;
-    assert!(!*bench.available.borrow());
+    assert_eq!(*bench.refusing.borrow(), Some(moved()));
     assert_eq!(bench.commands.submit(register(2)).await, Err(moved()));
     assert!(!leases.is_in_touch(lease.id, clock::now()) && !leases.are_in_touch(clock::now()));
     assert!(leases.store_silence(clock::now()) > 9 * lease.ttl());

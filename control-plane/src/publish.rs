@@ -164,13 +164,16 @@ impl Publisher {
     pub fn correct(&self, next: View, changes: Vec<Change>) {
         let mut current = self.writing();
         let revision = next.revision();
-        current.log.extend(changes);
-        // A log that does not end at the view's revision would lead data planes astray.
-        if current.log.head() != revision {
-            current.log = DeltaLog::new(revision, self.bounds.log_capacity);
+        if changes.is_empty() && revision == current.log.head() {
+            return;
         }
+        let is_news = revision > current.log.head();
+        current.log.jump(changes, revision);
         current.view = next.remembering(&current.view);
         drop(current);
+        if !is_news {
+            self.forget_computed();
+        }
         self.head.send_replace(revision);
     }
 
@@ -183,7 +186,15 @@ impl Publisher {
         let view = next.remembering(&current.view);
         *current = Current { view, log };
         drop(current);
+        self.forget_computed();
         self.head.send_replace(revision);
+    }
+
+    /// Drops what was computed from a view that was another one at the same revision.
+    fn forget_computed(&self) {
+        *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = Shared::default();
+        *self.full.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.hash.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// The hash of all that a data plane with this filter holds at `revision`; `None` when the registry has moved on.
@@ -324,7 +335,7 @@ mod tests {
     use gateway_proto::Address;
 
     use super::*;
-    use crate::registry::{Candidates, Command, Decision, Limits, Registration, decide};
+    use crate::registry::{Candidates, Command, Decision, Limits, Record, Registration, decide};
 
     fn publisher() -> Publisher {
         Publisher::new("e".into(), View::default())
@@ -428,5 +439,36 @@ mod tests {
         let changes = publisher.read(|view| view.changes_to(&next));
         publisher.correct(next, changes);
         assert_eq!(publisher.full(&Filter::All, 0).0, 1);
+    }
+
+    #[test]
+    fn whoever_was_told_by_another_of_what_this_one_passed_over_gets_a_full_snapshot() {
+        let publisher = publisher();
+        change(&publisher, 1);
+        // What came at 2 went at 3.
+        let record = publisher.read(|view| Record::clone(view.replicas().next().unwrap()));
+        let next = View::new(3, [record]);
+        let changes = publisher.read(|view| view.changes_to(&next));
+        publisher.correct(next, changes);
+        assert_eq!(publisher.catch_up(2, &Filter::All), CatchUp::TooFar);
+        assert_eq!(publisher.replicas_since(2), None);
+        assert!(!matches!(publisher.catch_up(1, &Filter::All), CatchUp::TooFar), "it has seen the same");
+        change(&publisher, 1);
+        assert_eq!(publisher.catch_up(2, &Filter::All), CatchUp::TooFar);
+        let CatchUp::Delta(4, delta) = publisher.catch_up(3, &Filter::All) else { panic!() };
+        assert_eq!(decode(&delta).upsert_replicas.len(), 1);
+    }
+
+    #[test]
+    fn nothing_that_was_computed_from_a_half_changed_registry_is_told_of_the_one_in_its_place() {
+        let publisher = publisher();
+        change(&publisher, 2);
+        let hash = publisher.content_hash(&Filter::All, 2);
+        let (_, sent) = publisher.full(&Filter::All, 0);
+        publisher.replace(View::new(2, Vec::<Record>::new()));
+        assert_ne!(publisher.content_hash(&Filter::All, 2), hash);
+        let (revision, parts) = publisher.full(&Filter::All, 0);
+        assert_eq!((revision, parts.len()), (2, 1));
+        assert!(!Arc::ptr_eq(&sent, &parts));
     }
 }

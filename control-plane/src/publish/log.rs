@@ -11,6 +11,9 @@ use crate::registry::{
     Change, Override, OverrideId, Record, ReplicaChange, Revision, Scope, ServiceStep, View,
 };
 
+/// Jumps that are remembered.
+const MAX_JUMPS: usize = 16;
+
 /// A bounded ring of changes in the order of their revisions.
 #[derive(Debug)]
 pub struct DeltaLog {
@@ -19,12 +22,16 @@ pub struct DeltaLog {
     head: Revision,
     changes: VecDeque<Change>,
     capacity: usize,
+    /// Revisions that were passed over, by those at both ends: what came and went between them is not known here, and others
+    /// may have told data planes of it.
+    jumps: VecDeque<(Revision, Revision)>,
 }
 
 impl DeltaLog {
     /// A log that begins at `revision` and keeps at most `capacity` changes.
     pub fn new(revision: Revision, capacity: usize) -> Self {
-        Self { floor: revision, head: revision, changes: VecDeque::new(), capacity }
+        let (changes, jumps) = (VecDeque::new(), VecDeque::new());
+        Self { floor: revision, head: revision, changes, capacity, jumps }
     }
 
     /// The revision of the last change.
@@ -47,11 +54,27 @@ impl DeltaLog {
                 None => break,
             }
         }
+        while self.jumps.front().is_some_and(|(_, to)| *to <= self.floor) {
+            self.jumps.pop_front();
+        }
+    }
+
+    /// Takes in what differs at `head`, which others have come to: no delta leads there from between it and the head so far. A head
+    /// that does not come after that one begins the log anew.
+    pub fn jump(&mut self, changes: impl IntoIterator<Item = Change>, head: Revision) {
+        if head <= self.head || self.jumps.len() == MAX_JUMPS {
+            *self = Self::new(head, self.capacity);
+            return;
+        }
+        self.jumps.push_back((self.head, head));
+        self.extend(changes);
+        self.head = head;
     }
 
     /// Whether a delta leads from `base` to the head.
     pub fn reaches(&self, base: Revision) -> bool {
-        (self.floor..=self.head).contains(&base)
+        let is_passed_over = |(from, to): &(Revision, Revision)| (*from + 1..*to).contains(&base);
+        (self.floor..=self.head).contains(&base) && !self.jumps.iter().any(is_passed_over)
     }
 
     /// How many changes lead from `base` to the head, if they are all there.

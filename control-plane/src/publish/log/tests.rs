@@ -61,7 +61,6 @@ fn apply(held: &mut Held, delta: &v1::Delta) {
         let before = held.len();
         held.retain(|(service, id, _)| (service, id) != (&key.service, &key.replica_id));
         assert_eq!(held.len() + 1, before, "{key:?} is known");
-        assert_eq!(key.cause(), v1::RemovalCause::Deregistered);
     }
     for name in &delta.remove_services {
         assert!(held.remove(&(name.clone(), String::new(), 0)), "{name} is known");
@@ -134,6 +133,35 @@ fn a_snapshot_says_of_a_lease_that_there_is_none() {
 }
 
 proptest! {
+    #[test]
+    fn where_others_are_heard_of_now_and_then_a_delta_from_what_they_told_leads_to_the_head_or_is_none(
+        steps in proptest::collection::vec((0..2_u8, 0..2_u8, any::<bool>(), any::<bool>()), 1..40),
+        capacity in 1..12_usize,
+    ) {
+        let (mut view, mut known) = (View::default(), View::default());
+        let mut log = DeltaLog::new(0, capacity);
+        let mut history = vec![held(&view)];
+        for (service, id, present, is_heard_of) in steps {
+            let Some(change) = step(&mut view, &format!("s{service}"), &format!("r{id}"), present) else { continue };
+            history.push(held(&view));
+            let is_next = known.revision() + 1 == view.revision();
+            match is_heard_of {
+                true if is_next => log.extend([change]),
+                true => log.jump(known.changes_to(&view), view.revision()),
+                false => continue,
+            }
+            known = view.clone();
+        }
+        let head = usize::try_from(log.head()).unwrap();
+        for (base, before) in history.iter().enumerate() {
+            let Some(delta) = log.since(base as i64, &known) else { continue };
+            let mut now = before.clone();
+            apply(&mut now, &delta);
+            prop_assert_eq!(&now, &history[head], "from {}", base);
+        }
+        prop_assert!(log.since(log.head(), &known).is_some());
+    }
+
     #[test]
     fn a_delta_from_any_base_in_reach_leads_to_the_head(
         steps in proptest::collection::vec((0..2_u8, 0..3_u8, any::<bool>()), 1..40),

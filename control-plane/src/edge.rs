@@ -412,9 +412,12 @@ impl Edge {
         self.refusing.borrow().is_none() && !self.shutdown.has_begun()
     }
 
-    /// Why others know better by now what this one is asked.
+    /// Why others know better by now what this one is asked: the store has moved, or is not heard of, whatever else is wrong with it.
     pub(crate) fn why_cut_off(&self) -> WriteError {
-        self.refusing.borrow().clone().unwrap_or(WriteError::StoreUnavailable)
+        match &*self.refusing.borrow() {
+            Some(moved @ (WriteError::StoreMoves | WriteError::StoreMoved(_))) => moved.clone(),
+            _ => WriteError::StoreUnavailable,
+        }
     }
 }
 

@@ -140,6 +140,8 @@ impl Refusal {
                 WriteError::StoreUnavailable
                     | WriteError::StoreMoves
                     | WriteError::StoreMoved(_)
+                    | WriteError::StoreFull
+                    | WriteError::StoreFullUnanswered
                     | WriteError::Interrupted
             )
         )

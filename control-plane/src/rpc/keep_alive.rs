@@ -132,10 +132,10 @@ impl Stream {
             {
                 match self.edge.confirm(&self.caller, &beat.key, beat.lease).await {
                     Ok(()) => is_confirmed = true,
-                    // Nobody's lease is lost by a store that does not answer: the stream is.
-                    Err(refusal) if refusal.is_of_store() => return Err(refusal.into()),
                     // Said of that heartbeat below.
-                    Err(_) => {}
+                    Err(Refusal::Denied(_)) => {}
+                    // Nobody's lease is lost by a store that does not answer, nor by others who keep it busy: the stream is.
+                    Err(refusal) => return Err(refusal.into()),
                 }
             }
             let result = match beat {
@@ -288,4 +288,83 @@ fn named(
     result: v1::keep_alive_result::Result,
 ) -> v1::KeepAliveResult {
     v1::KeepAliveResult { service, replica_id, result: Some(result) }
+}
+
+#[cfg(test)]
+mod tests {
+    use gateway_proto::reason;
+    use tonic_types::StatusExt;
+
+    use super::*;
+    use crate::{
+        effects::Effects,
+        leases::Leases,
+        metrics::Metrics,
+        observe::Observation,
+        publish::Publisher,
+        registry::Limits,
+        store::Memory,
+        writer::{Conditions, Writer},
+    };
+
+    /// What a heartbeat of an unknown lease is answered with where control planes share a store, once `hinder` has its way with the
+    /// edge, whose writer does not run and has one place in its queue.
+    async fn renew(hinder: impl FnOnce(&mut Edge)) -> (Result<(), Status>, Vec<v1::KeepAliveResult>) {
+        let effects = Effects {
+            publisher: Arc::new(Publisher::new("e".into(), View::default())),
+            leases: Arc::new(Leases::new(clock::now())),
+            observation: Arc::new(Observation::new(1)),
+            metrics: Arc::new(Metrics::new()),
+        };
+        let limits = Limits { replicas: 1, replicas_per_service: 1 };
+        let (_writer, commands, refusing) = Writer::new(Memory::new(), effects.clone(), limits, 1);
+        let mut edge = Edge::around(effects, commands, refusing);
+        hinder(&mut edge);
+        let (outbound, mut answers) = mpsc::channel(9);
+        let mut stream = Stream {
+            edge: Arc::new(edge),
+            caller: Caller::anybody(None),
+            outbound,
+            told: HashMap::new(),
+            forget_at: 9,
+            reports: HashMap::new(),
+            reporting: JoinSet::new(),
+        };
+        let heartbeat = v1::HeartbeatRequest {
+            service: "orders".into(),
+            replica_id: "r-1".into(),
+            lease_id: LeaseId::from_random(1).reveal(),
+            ..Default::default()
+        };
+        let ended = stream.renew(v1::KeepAliveRequest { heartbeats: vec![heartbeat] }).await;
+        let told = answers.try_recv().map(|told| told.unwrap().results).unwrap_or_default();
+        (ended, told)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_not_told_as_lost_by_a_control_plane_that_has_too_much_to_do_to_find_out() {
+        let (ended, told) = renew(|edge| {
+            edge.is_store_shared = true;
+            let commands = edge.commands.clone();
+            tokio::spawn(async move {
+                let key = ReplicaKey::parse("orders", "r-2").unwrap();
+                let asked = Command::Recover { key, lease: LeaseId::from_random(2) };
+                commands.submit_in(Default::default(), asked, Conditions::default()).await
+            });
+        })
+        .await;
+        assert_eq!(told, []);
+        assert_eq!(ended.unwrap_err().get_details_error_info().unwrap().reason, reason::OVERLOADED);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_not_told_as_lost_where_the_registry_was_whatever_else_is_wrong_with_its_store() {
+        let (ended, told) = renew(|edge| {
+            edge.effects.leases.leave(clock::now());
+            edge.refusing = tokio::sync::watch::channel(Some(WriteError::StoreFull)).1;
+        })
+        .await;
+        assert_eq!(told, []);
+        assert_eq!(ended.unwrap_err().get_details_error_info().unwrap().reason, reason::STORE_UNAVAILABLE);
+    }
 }

@@ -398,8 +398,9 @@ async fn carry_out(live: Live, request: TxnRequest) -> Result<Response<TxnRespon
 
 /// Whether etcd has said no, and so made no change.
 fn is_refusal(status: &Status) -> bool {
-    // A change that takes it past its quota it makes, and says that there is no room.
-    !is_of_room(status)
+    // What a connection's end is told as has a source. A change that takes it past its quota it makes, and says that there is no room.
+    std::error::Error::source(status).is_none()
+        && !is_of_room(status)
         && matches!(
             status.code(),
             Code::InvalidArgument
@@ -480,5 +481,9 @@ mod tests {
         ] {
             assert_eq!(is_refusal(&status), is_no, "{status}");
         }
+        // As of a connection that is ended with ENHANCE_YOUR_CALM.
+        let mut ended = Status::resource_exhausted("h2 protocol error");
+        ended.set_source(std::sync::Arc::new(std::io::Error::other("GOAWAY")));
+        assert!(!is_refusal(&ended));
     }
 }

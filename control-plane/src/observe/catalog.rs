@@ -13,10 +13,21 @@ pub struct EventType {
     pub when: &'static str,
     /// Keys that its metadata may have.
     pub metadata: &'static [&'static str],
-    /// Whether like ones fold into one. What a person decided never does: each decision is to be found again.
-    pub folds: bool,
+    /// Which of them fold into one.
+    pub folding: Folding,
     /// Whether data planes report it.
     pub is_reported: bool,
+}
+
+/// Which events of one type, of the same service, replica, data plane and actor, fold into one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Folding {
+    /// Those that say the same apart from numbers.
+    Alike,
+    /// Those that say the very same, asked for from the same place: who did what to which is to be found again.
+    Same,
+    /// None: each decision of a person is to be found again.
+    Never,
 }
 
 impl EventType {
@@ -42,7 +53,7 @@ const fn registry(
     when: &'static str,
     metadata: &'static [&'static str],
 ) -> EventType {
-    EventType { name, severity, when, metadata, folds: true, is_reported: false }
+    EventType { name, severity, when, metadata, folding: Folding::Alike, is_reported: false }
 }
 
 const fn decision(
@@ -51,7 +62,7 @@ const fn decision(
     when: &'static str,
     metadata: &'static [&'static str],
 ) -> EventType {
-    EventType { folds: false, ..registry(name, severity, when, metadata) }
+    EventType { folding: Folding::Never, ..registry(name, severity, when, metadata) }
 }
 
 const fn breaker(
@@ -209,12 +220,15 @@ pub const CATALOG: &[EventType] = &[
         "somebody was refused what he may not have, or did not say who he is",
         DENIED,
     ),
-    registry(
-        "CHANGE_ASKED",
-        Info,
-        "a caller who is known asked for a change: from where, and what came of it",
-        ASKED,
-    ),
+    EventType {
+        folding: Folding::Same,
+        ..registry(
+            "CHANGE_ASKED",
+            Info,
+            "a caller who is known asked for a change: from where, and what came of it",
+            ASKED,
+        )
+    },
     // What data planes report.
     breaker(
         "BREAKER_OPENED",

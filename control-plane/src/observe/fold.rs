@@ -1,14 +1,14 @@
 //! Which events are like each other, so that a replica which fails all night is one line and not a thousand.
 //!
-//! Like ones are of one type, of the same service, replica, data plane and actor, and say the same apart from numbers. They
-//! need not follow each other: a breaker that opens and probes in turn is two lines. See `docs/events.md`.
+//! Like ones are of one type, of the same service, replica, data plane and actor, and say the same, for most types apart from
+//! numbers. They need not follow each other: a breaker that opens and probes in turn is two lines. See `docs/events.md`.
 
 use std::time::Duration;
 
 use gateway_proto::{time::system_time, v1};
 use prost_types::Timestamp;
 
-use super::catalog::EventType;
+use super::catalog::{EventType, Folding};
 
 /// Like events fold as long as no more than this is between one and the next: longer than a breaker stays open at most
 /// by default, so that all its attempts to close again are one story.
@@ -19,10 +19,10 @@ pub(super) const WINDOW: Duration = Duration::from_secs(300);
 /// The writer waits for it with every event, so it is FNV-1a (Fowler, Noll, Vo) and not a hash that withstands attacks:
 /// whoever makes two events collide keeps one of them from folding, for likes are compared before they fold.
 pub(super) fn likeness(event: &v1::Event) -> Option<u64> {
-    let folds = EventType::find(&event.event_type).is_some_and(|known| known.folds);
-    folds.then(|| {
-        let names = names(event).into_iter().flat_map(|name| name.bytes().chain([0]));
-        let bytes = names.chain(shape(&event.message));
+    let folding = folding(event);
+    (folding != Folding::Never).then(|| {
+        let names = names(event, folding).into_iter().flat_map(|name| name.bytes().chain([0]));
+        let bytes = names.chain(said(event, folding));
         bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         })
@@ -34,7 +34,10 @@ pub(super) fn repeats(earlier: &v1::Event, event: &v1::Event) -> bool {
     let instants = earlier.event_time.zip(event.event_time);
     // Clocks of two machines differ, so the later one may seem to come first.
     let is_near = instants.is_some_and(|(one, other)| apart(one, other) <= WINDOW);
-    is_near && names(earlier) == names(event) && shape(&earlier.message).eq(shape(&event.message))
+    let folding = folding(event);
+    is_near
+        && names(earlier, folding) == names(event, folding)
+        && said(earlier, folding).eq(said(event, folding))
 }
 
 /// The event that stands for both: what is said now, and since when.
@@ -48,16 +51,24 @@ pub(super) fn fold(earlier: &v1::Event, event: v1::Event) -> v1::Event {
     }
 }
 
-/// What must be the same.
-fn names(event: &v1::Event) -> [&str; 5] {
-    [&event.event_type, &event.service, &event.replica_id, &event.node_id, &event.actor]
+/// Of types that are not known, none.
+fn folding(event: &v1::Event) -> Folding {
+    EventType::find(&event.event_type).map_or(Folding::Never, |known| known.folding)
 }
 
-/// The message with `#` for every run of digits: "consecutive_failures # >= #".
-fn shape(message: &str) -> impl Iterator<Item = u8> {
+/// What must be the same.
+fn names(event: &v1::Event, folding: Folding) -> [&str; 6] {
+    let from = event.metadata.get("from").filter(|_| folding == Folding::Same);
+    let from = from.map(String::as_str).unwrap_or_default();
+    [&event.event_type, &event.service, &event.replica_id, &event.node_id, &event.actor, from]
+}
+
+/// The message, with `#` for every run of digits where numbers do not matter: "consecutive_failures # >= #".
+fn said(event: &v1::Event, folding: Folding) -> impl Iterator<Item = u8> {
+    let is_shape = folding == Folding::Alike;
     let mut in_number = false;
-    message.bytes().filter_map(move |byte| {
-        let was_in_number = std::mem::replace(&mut in_number, byte.is_ascii_digit());
+    event.message.bytes().filter_map(move |byte| {
+        let was_in_number = std::mem::replace(&mut in_number, is_shape && byte.is_ascii_digit());
         match (was_in_number, in_number) {
             (true, true) => None,
             (false, true) => Some(b'#'),
@@ -122,6 +133,23 @@ mod tests {
         {
             let event = v1::Event { event_type: event_type.into(), ..event("x", 0) };
             assert_eq!(likeness(&event).is_some(), folds, "{event_type}");
+        }
+    }
+
+    #[test]
+    fn what_callers_asked_for_folds_only_when_they_asked_for_the_very_same_from_the_same_place() {
+        let asked = |message: &str, from: &str| v1::Event {
+            event_type: "CHANGE_ASKED".into(),
+            metadata: [("from".into(), from.into())].into(),
+            ..event(message, 100)
+        };
+        let one = asked("Deregister orders/r-1: done", "10.0.0.7");
+        assert!(repeats(&one, &one.clone()) && likeness(&one) == likeness(&one.clone()));
+        for other in [
+            asked("Deregister orders/r-2: done", "10.0.0.7"),
+            asked("Deregister orders/r-1: done", "10.0.0.8"),
+        ] {
+            assert!(!repeats(&one, &other) && likeness(&one) != likeness(&other), "{other:?}");
         }
     }
 

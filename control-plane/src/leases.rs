@@ -59,6 +59,8 @@ pub struct Leases {
     outlet: Option<Outlet>,
     /// Nanoseconds from `born` to when the registry was found to go on elsewhere; [`HERE`]: it does so here.
     left: AtomicU64,
+    /// The same of when what others write to the store was found to be unreadable here.
+    blind: AtomicU64,
     /// Nanoseconds from `born` to when the store will have been told, at the latest, of all that it has dropped and others heard of.
     revived: AtomicU64,
     /// When it was told of one last, by the last sweep before that; 0: never.
@@ -121,8 +123,8 @@ impl Leases {
     /// An empty table, swept just now.
     pub fn new(now: Instant) -> Self {
         let [swept, revived, last_revival] = [(); 3].map(|()| AtomicU64::new(0));
-        let left = AtomicU64::new(HERE);
-        Self { leases: DashMap::new(), born: now, swept, outlet: None, left, revived, last_revival }
+        let [left, blind] = [(); 2].map(|()| AtomicU64::new(HERE));
+        Self { leases: DashMap::new(), born: now, swept, outlet: None, left, blind, revived, last_revival }
     }
 
     /// An empty table whose renewals go on through the outlet, if there is one.
@@ -141,9 +143,16 @@ impl Leases {
         let _ = self.left.compare_exchange(HERE, self.since_birth(now), Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Notes that it goes on here, as at first. Each lease has up to one full time to live, for nobody could be heard of.
+    /// Notes that what others write to the store cannot be read here: what is known gets old, and renewals go on.
+    pub fn lose_sight(&self, now: Instant) {
+        let _ =
+            self.blind.compare_exchange(HERE, self.since_birth(now), Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Notes that it goes on here, as at first, and is read. Each lease has up to one full time to live, for nobody could be heard of.
     pub fn come_back(&self) {
         self.left.store(HERE, Ordering::Relaxed);
+        self.blind.store(HERE, Ordering::Relaxed);
     }
 
     /// Whether it does.
@@ -152,13 +161,15 @@ impl Leases {
     }
 
     /// How long the store that has to know has given no sign of life, once that is too long to be by chance: what is known here
-    /// may be as old. Zero while it does, and where nobody else writes to it. Never zero once the registry goes on elsewhere.
+    /// may be as old. Zero while it does, and where nobody else writes to it. Never zero once the registry goes on elsewhere, or what
+    /// others write cannot be read.
     pub fn store_silence(&self, now: Instant) -> Duration {
         let silence = self.outlet.as_ref().map(|outlet| outlet.contact().silence(now)).unwrap_or_default();
-        match self.left.load(Ordering::Relaxed) {
-            HERE => silence,
-            left => silence.max(Duration::from_nanos(self.since_birth(now).saturating_sub(left).max(1))),
-        }
+        let since = |mark: &AtomicU64| match mark.load(Ordering::Relaxed) {
+            HERE => Duration::ZERO,
+            began => Duration::from_nanos(self.since_birth(now).saturating_sub(began).max(1)),
+        };
+        silence.max(since(&self.left)).max(since(&self.blind))
     }
 
     /// Whether a renewal of this lease is known to reach that store in time: the shorter the lease, the sooner it is not.

@@ -11,6 +11,7 @@
 //! After a failed commit its outcome is unknown: everybody is refused until the store has been read again. So it is
 //! after a panic: whoever runs the writer runs it again, and it believes nothing of what it knew.
 
+mod doubt;
 mod moving;
 mod others;
 
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::moving::{Closing, Reopening};
 use self::{
+    doubt::{Doubt, PATIENCE},
     moving::{Ask, Closed, heard_of},
     others::MAX_OVERTAKEN,
 };
@@ -38,16 +40,12 @@ use crate::{
         Answer, Candidates, Command, Committed, Event, Group, Limits, Record, RegistryError, Revision, Step,
         View, unproven,
     },
-    store::{Commit, Fence, Store, StoreError},
+    store::{Commit, Store, StoreError},
     turns::Turn,
 };
 
 /// Commands committed together at most: enough to make an fsync cheap for each, few enough to answer soon.
 const MAX_GROUP: usize = 256;
-/// How often a store that failed is tried again.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// Commands wait for so long for the store to be read again when nobody knows what it holds; from then on they are refused.
-const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why a command changed nothing, or is not known to have changed anything.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -138,6 +136,8 @@ pub(crate) struct Writer<S> {
     refusing: watch::Sender<Option<WriteError>>,
     /// Set after a failed commit, or a panic: what the store holds is unknown.
     doubt: Option<Doubt>,
+    /// Commits that have failed in a row.
+    failed_commits: u32,
     /// Set while changes are refused for somebody who moves the registry to another store.
     closed: Option<Closed>,
     /// Whether [`Writer::run`] has begun and not ended: at its beginning, that it panicked.
@@ -149,15 +149,6 @@ pub(crate) struct Writer<S> {
     untold: Vec<Event>,
     /// The store has it, and has not answered yet, or never will.
     in_hand: Group,
-}
-
-/// Nobody knows what the store holds.
-#[derive(Debug)]
-struct Doubt {
-    /// It may be asked from then on.
-    until: Instant,
-    /// What everybody is told meanwhile.
-    refusal: WriteError,
 }
 
 impl Envelope {
@@ -271,6 +262,7 @@ impl<S: Store> Writer<S> {
                 moves,
                 refusing,
                 doubt: None,
+                failed_commits: 0,
                 closed: None,
                 is_running: false,
                 is_shaken: false,
@@ -453,6 +445,7 @@ impl<S: Store> Writer<S> {
         self.effects.metrics.committed(clock::now() - started);
         match result {
             Ok(Commit::Durable(revisions)) => {
+                self.failed_commits = 0;
                 let committed: Vec<_> = revisions
                     .into_iter()
                     .zip(std::mem::take(&mut self.in_hand).into_mutations())
@@ -468,77 +461,18 @@ impl<S: Store> Writer<S> {
                 true
             }
             Ok(Commit::Overtaken(heard_of)) => {
+                self.failed_commits = 0;
                 self.in_hand = Group::default();
                 self.effects.hear(&heard_of);
                 put_back(decided, pending);
                 false
             }
             Err(error) => {
+                self.failed_commits += 1;
                 self.begin_doubt(&error, decided);
                 true
             }
         }
-    }
-
-    /// Notes that nobody knows what the store holds, and tells those who wait.
-    fn begin_doubt(&mut self, error: &StoreError, decided: Vec<Decided>) {
-        self.heed(Some(error));
-        let changes = decided.len();
-        match error {
-            StoreError::Fenced(_) => tracing::warn!(%error, changes, "changes are refused from now on"),
-            _ => tracing::error!(%error, changes, "the store failed: nothing is changed until it is back"),
-        }
-        // It may have been a moment's failure. A full disk is not: without a pause, every sweep that has something
-        // to remove would write to it and read everything again.
-        let (refusal, pause) = match error {
-            StoreError::Full(_) | StoreError::FullUnanswered(_) => (WriteError::StoreFull, RETRY_INTERVAL),
-            StoreError::Fenced(fence) => (of_fence(fence), RETRY_INTERVAL),
-            StoreError::InUse
-            | StoreError::Unusable(_)
-            | StoreError::Unavailable(_)
-            | StoreError::Unanswered(_) => (WriteError::StoreUnavailable, Duration::ZERO),
-        };
-        self.doubt = Some(Doubt { until: clock::now() + pause, refusal: refusal.clone() });
-        self.tell_refusal();
-        for (envelope, outcome) in decided {
-            let refusal = match (error, outcome) {
-                // What has an outcome was to change nothing.
-                (StoreError::Unanswered(_), None) => WriteError::Interrupted,
-                (StoreError::FullUnanswered(_), None) => WriteError::StoreFullUnanswered,
-                _ => refusal.clone(),
-            };
-            answer(envelope.reply, Err(refusal));
-        }
-    }
-
-    /// Reads the store again and puts what it holds in the place of what was believed. Those `waiting` do so no longer than others.
-    async fn recover(&mut self, waiting: &mut VecDeque<Envelope>) -> Result<(), Failure> {
-        match self.load(PATIENCE, waiting).await {
-            Ok(loaded) => {
-                self.believe(loaded, true)?;
-                self.heed(None);
-                (self.doubt, self.is_shaken) = (None, false);
-                self.tell_refusal();
-                tracing::info!(revision = self.revision(), "the store was read again: changes are taken");
-            }
-            Err(error) => {
-                self.heed(Some(&error));
-                tracing::warn!(%error, "the store is still unavailable");
-                let until = clock::now() + RETRY_INTERVAL;
-                let refusal = match &error {
-                    StoreError::Fenced(fence) => of_fence(fence),
-                    StoreError::Full(_)
-                    | StoreError::FullUnanswered(_)
-                    | StoreError::InUse
-                    | StoreError::Unusable(_)
-                    | StoreError::Unavailable(_)
-                    | StoreError::Unanswered(_) => WriteError::StoreUnavailable,
-                };
-                self.doubt = Some(Doubt { until, refusal });
-                self.tell_refusal();
-            }
-        }
-        Ok(())
     }
 }
 
@@ -551,14 +485,6 @@ struct Batch {
 
 /// A command, and its outcome unless that is up to the store.
 type Decided = (Envelope, Option<Result<Answer, WriteError>>);
-
-/// Why nothing is changed where this fence is.
-fn of_fence(fence: &Fence) -> WriteError {
-    match fence {
-        Fence::Moved { to } => WriteError::StoreMoved(to.clone()),
-        Fence::Filling { .. } | Fence::Moving { .. } => WriteError::StoreMoves,
-    }
-}
 
 /// Whom a command would change without proof that he is its caller's.
 fn present(view: &View, command: &Command) -> Present {

@@ -106,6 +106,47 @@ async fn an_etcd_that_is_killed_and_comes_back_finds_everybody_where_he_was_by_e
 }
 
 #[tokio::test]
+async fn what_a_control_plane_cannot_read_of_the_store_stops_its_changes_and_not_its_renewals_by_etcd() {
+    let etcd = Etcd::start().await;
+    let [one, _other] = pair(&etcd).await;
+    let lease = register(&one, request("r-1", "10.0.0.1:80", Some(TTL))).await.lease_id;
+    // As by a control plane that knows more. That something has changed shows in the head.
+    let (strange, head) = ("/gw/records/policies/orders", ["put", "--ignore-value", "/gw/live/head"]);
+    etcd.ctl(&["put", strange, "of a newer one"]);
+    etcd.ctl(&head);
+    holds_out_renewing(&one, &lease).await;
+    let refused = one.registry().register(request("r-2", "10.0.0.2:80", None)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    etcd.ctl(&["del", strange]);
+    etcd.ctl(&head);
+    is_well(&one, &lease).await;
+    assert_eq!(store_silence(&one).await, 0.0);
+    register(&one, request("r-2", "10.0.0.2:80", None)).await;
+}
+
+/// Says that it does not know all that there is, and hears of an owner for longer than his lease lasts.
+async fn holds_out_renewing(control: &ControlPlane, lease: &str) {
+    eventually("data planes are told", async || match store_silence(control).await {
+        0.0 => Err("it says that it is in touch".to_owned()),
+        _ => Ok(()),
+    })
+    .await;
+    throughout(Duration::from_secs(2 * TTL.unsigned_abs()), async || {
+        renew(control, "r-1", lease).await.unwrap();
+        assert_eq!(readiness(control).await, 503);
+        assert!(store_silence(control).await > 0.0);
+    })
+    .await;
+}
+
+async fn store_silence(control: &ControlPlane) -> f64 {
+    let metrics = http1::get(control.address(), "/metrics").await;
+    let text = String::from_utf8_lossy(metrics.body()).into_owned();
+    let value = text.lines().find_map(|line| line.strip_prefix("gateway_store_silence_seconds "));
+    value.expect("it is there").parse().expect("it is a number")
+}
+
+#[tokio::test]
 async fn what_etcd_has_forgotten_of_the_meantime_is_made_up_for_by_etcd() {
     let mut etcd = Etcd::start().await;
     let [one, mut other] = pair(&etcd).await;

@@ -511,7 +511,8 @@ async fn look(client: &Client, keys: &Keys) -> Result<Result<bool, Status>, Stor
 
 fn damaged(prefix: &str, why: &str) -> StoreError {
     StoreError::Unusable(format!(
-        "the keys below /{prefix}/ are damaged, or no store of this program: {why}; name another prefix, or restore a backup"
+        "the keys below /{prefix}/ are damaged, of a newer control plane, or of no store of this program: {why}; bring this one up to the \
+         others' version, name another prefix, or restore a backup"
     ))
 }
 

@@ -10,7 +10,6 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Commands, Doubt, WriteError, Writer};
 use crate::{
-    clock,
     observe::of_registry,
     store::{Fence, Store, StoreError},
 };
@@ -95,23 +94,6 @@ pub(super) async fn heard_of(closed: &mut Option<Closed>) -> Option<End> {
 }
 
 impl<S: Store> Writer<S> {
-    /// Why no change can be taken now.
-    pub(super) fn refusal(&self) -> Option<WriteError> {
-        let doubt = self.doubt.as_ref().map(|doubt| doubt.refusal.clone());
-        doubt.or_else(|| self.closed.is_some().then_some(WriteError::StoreMoves))
-    }
-
-    /// Has everybody know of it.
-    pub(super) fn tell_refusal(&self) {
-        let refusal = self.refusal();
-        self.refusing.send_if_modified(|told| {
-            *told != refusal && {
-                *told = refusal;
-                true
-            }
-        });
-    }
-
     pub(super) async fn answer_mover(&mut self, ask: Ask) -> Result<(), Failure> {
         // Whoever has asked and gone has nothing to be told; what was done is undone by that.
         match ask {
@@ -190,20 +172,6 @@ impl<S: Store> Writer<S> {
         self.note("STORE_REOPENED", &by, "", "changes are taken here again, although all has moved".into());
         self.recover(&mut VecDeque::new()).await?;
         Ok(self.refusal().map_or(Ok(Reopening::Done), Err))
-    }
-
-    /// Owners and data planes are told no longer that all is well while the registry goes on elsewhere: where it has moved, or still where it
-    /// comes from.
-    pub(super) fn heed(&self, error: Option<&StoreError>) {
-        let leases = &self.effects.leases;
-        match error {
-            Some(StoreError::Fenced(Fence::Moved { .. } | Fence::Filling { .. })) => {
-                leases.leave(clock::now())
-            }
-            None | Some(StoreError::Fenced(Fence::Moving { .. })) => leases.come_back(),
-            // What it said before may be so still.
-            Some(_) => {}
-        }
     }
 
     fn note(&self, event_type: &str, by: &str, to: &str, message: String) {

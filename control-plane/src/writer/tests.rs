@@ -3,7 +3,10 @@ use std::sync::Mutex;
 use gateway_proto::{Address, Health, LeaseId, ReplicaId, ReplicaKey, ServiceName};
 use gateway_runtime::panics::caught;
 
-use super::*;
+use super::{
+    doubt::{PATIENCE, RETRY_INTERVAL},
+    *,
+};
 use crate::{
     leases::{Leases, SWEEP_INTERVAL},
     observe::{Cursor, Observation},
@@ -28,6 +31,9 @@ struct Script {
     is_away: bool,
     /// What is read of it never comes.
     hangs: bool,
+    /// Whether it can be read and takes nothing.
+    is_read_only: bool,
+    loads: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -64,6 +70,7 @@ impl Store for Scripted {
         if self.0.lock().unwrap().is_away {
             return Err(StoreError::Unavailable("away".into()));
         }
+        self.set(|script| script.loads += 1);
         let hangs = self.0.lock().unwrap().hangs;
         if hangs {
             std::future::pending::<()>().await;
@@ -80,7 +87,7 @@ impl Store for Scripted {
             script.groups.push(group.len());
             let records = group.iter().flat_map(Mutation::writes).filter_map(|write| write.record());
             script.leases.extend(records.filter_map(|record| record.lease).map(|lease| lease.id));
-            script.fault.take()
+            if script.is_read_only { Some(Fault::Unasked) } else { script.fault.take() }
         };
         let failed = Err(StoreError::Unanswered("broken".into()));
         match fault {
@@ -339,6 +346,21 @@ async fn a_change_that_may_have_been_made_before_the_disk_was_full_is_not_told_a
     bench.refusing.changed().await.unwrap();
     assert!(clock::now() - began >= RETRY_INTERVAL);
     assert_eq!(bench.effects.publisher.read(|view: &View| view.replica_count()), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_can_be_read_and_not_written_to_is_read_no_more_than_once_a_second() {
+    let bench = bench(10).await;
+    bench.store.set(|script| (script.is_read_only, script.loads) = (true, 0));
+    for port in 1..=100 {
+        assert_eq!(bench.commands.submit(register(port)).await, Err(WriteError::StoreUnavailable));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let loads = bench.store.0.lock().unwrap().loads;
+    assert!((2..=12).contains(&loads), "{loads}");
+    bench.store.set(|script| script.is_read_only = false);
+    tokio::time::sleep(RETRY_INTERVAL).await;
+    assert!(bench.commands.submit(register(1)).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]

@@ -336,17 +336,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn whoever_renews_where_a_registry_was_is_told_where_it_goes_on() {
         let mut bench = Bench::start().await;
-        let renew = |bench: &Bench| {
+        let edge = Arc::clone(&bench.edge);
+        let renew = || {
             let key = ReplicaKey { service: "orders".parse().unwrap(), replica: "r-1".parse().unwrap() };
-            let refused = bench.edge.renew(&Caller::anybody(None), &key, LeaseId::from_random(1));
+            let refused = edge.renew(&Caller::anybody(None), &key, LeaseId::from_random(1));
             refused.unwrap_err().status()
         };
-        assert_eq!(renew(&bench).code(), Code::NotFound);
+        assert_eq!(renew().code(), Code::NotFound);
         bench.ask(Step::Read(v1::ReadStore {})).await;
         bench.ask(Step::Close(v1::CloseStore { to: "etcd://a/gw".into() })).await;
         bench.ask(Step::End(v1::EndMove { revision: 0 })).await;
         bench.ended.await.unwrap().unwrap();
-        let refused = renew(&bench);
+        let refused = renew();
         assert_eq!(refused.code(), Code::Unavailable);
         assert!(refused.message().contains("etcd://a/gw"), "{refused}");
     }

@@ -87,11 +87,8 @@ pub(crate) async fn dead(size: Size, figures: &mut Figures) {
     tokio::time::sleep(SECOND).await;
     let times = streams.stop();
     figures.hold(&format!("each of {count} begins one stream"), times.len(), times.len() == count);
+    // All of them within `BACK` are a fifth of them a second, if they came evenly, which they do not: docs/drills.md says why.
     figures.show("streams that begin, at most in one second", most_within(&times, SECOND));
-    // As many as are to be back within that time come at this rate at least.
-    let rate = count as u64 / BACK.as_secs();
-    let most = most_within(&times, BACK) as u64 / BACK.as_secs();
-    figures.at_most("the same a second, over the 5 s that they may take", rate, most);
     hold_leases(figures, &[owner]);
     hold_load(figures, &load.stop().await);
 }

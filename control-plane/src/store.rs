@@ -61,7 +61,8 @@ pub trait Store: Send + 'static {
     /// Not cancel safe: once polled it must be awaited, or its outcome is unknown.
     ///
     /// # Errors
-    /// [`StoreError`]: the outcome is unknown until [`Store::load`] succeeds.
+    /// [`StoreError`]: the outcome is unknown until [`Store::load`] succeeds, or [`Store::resume`] yields a revision and
+    /// the news have come to it.
     fn commit(
         &mut self,
         base: Revision,
@@ -75,6 +76,18 @@ pub trait Store: Send + 'static {
     /// [`StoreError`]: the store cannot be asked.
     fn is_at(&mut self, _base: Revision) -> impl Future<Output = Result<bool, StoreError>> + Send {
         std::future::ready(Ok(true))
+    }
+
+    /// After a failure, the revision up to which [`Store::news`] will tell all that has become durable since `base`, what became of the
+    /// failed commit among it; `None`: everything has to be loaded.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store cannot be asked.
+    fn resume(
+        &mut self,
+        _base: Revision,
+    ) -> impl Future<Output = Result<Option<Revision>, StoreError>> + Send {
+        std::future::ready(Ok(None))
     }
 
     /// Waits for what others did. Never completes for a store that is nobody else's. Cancel safe.

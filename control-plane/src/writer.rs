@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::moving::{Closing, Reopening};
 use self::{
-    doubt::{Doubt, PATIENCE},
+    doubt::Doubt,
     moving::{Ask, Closed, heard_of},
     others::MAX_OVERTAKEN,
 };

@@ -65,6 +65,14 @@ impl Store for AnyStore {
         }
     }
 
+    async fn resume(&mut self, base: Revision) -> Result<Option<Revision>, StoreError> {
+        match self {
+            Self::Redb(store) => store.resume(base).await,
+            Self::Etcd(store) => store.resume(base).await,
+            Self::Memory(store) => store.resume(base).await,
+        }
+    }
+
     async fn news(&mut self) -> News {
         match self {
             Self::Redb(store) => store.news().await,

@@ -350,15 +350,11 @@ impl Store for Etcd {
             Err(Unseen { status, .. }) if status.code() == Code::NotFound => {
                 Ok(Commit::Overtaken(Vec::new()))
             }
-            Err(Unseen { status, may_be_made }) => {
-                // What became of it shows only what is there now.
-                self.watching = None;
-                Err(match self.told(&status) {
-                    StoreError::Unavailable(why) if may_be_made => StoreError::Unanswered(why),
-                    StoreError::Full(why) if may_be_made => StoreError::FullUnanswered(why),
-                    error => error,
-                })
-            }
+            Err(Unseen { status, may_be_made }) => Err(match self.told(&status) {
+                StoreError::Unavailable(why) if may_be_made => StoreError::Unanswered(why),
+                StoreError::Full(why) if may_be_made => StoreError::FullUnanswered(why),
+                error => error,
+            }),
         }
     }
 
@@ -371,11 +367,28 @@ impl Store for Etcd {
                 }
                 Ok(is_so)
             }
-            Err(status) => {
-                self.watching = None;
-                Err(self.told(&status))
-            }
+            Err(status) => Err(self.told(&status)),
         }
+    }
+
+    /// The watch goes on through failures, so it tells what became of a commit: reading a hundred thousand records again would take seconds in
+    /// which nobody can change anything.
+    async fn resume(&mut self, base: Revision) -> Result<Option<Revision>, StoreError> {
+        if self.watching.is_none() {
+            return Ok(None);
+        }
+        let asked = expectation(&self.keys, base, self.own_fence);
+        let response = self.client.compare(asked).await.map_err(|status| self.told(&status))?;
+        let is_same = response.header.as_ref().is_some_and(|header| header.cluster_id == self.cluster);
+        let mut head = Some(base);
+        if !is_same {
+            self.watching = None;
+        } else if !response.succeeded {
+            let found = found(response);
+            self.take_in(base, &found);
+            head = self.head_in(&found);
+        }
+        Ok(head.filter(|_| self.watching.is_some()))
     }
 
     async fn news(&mut self) -> News {
@@ -414,7 +427,6 @@ impl Store for Etcd {
                 () = sleep(glance::INTERVAL / 2) => {
                     let silent_for = self.client.contact().silent_for(clock::now());
                     if !self.client.contact().is_fresh(clock::now()) {
-                        self.watching = None;
                         let why = format!("etcd has given no sign of life for {:.1}s", silent_for.as_secs_f64());
                         return News::Away(StoreError::Unavailable(why));
                     }

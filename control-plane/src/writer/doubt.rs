@@ -8,9 +8,10 @@ use std::{
 
 use gateway_runtime::Failure;
 
-use super::{Decided, Envelope, WriteError, Writer, answer};
+use super::{Decided, Envelope, WriteError, Writer, answer, others::Found};
 use crate::{
     clock,
+    registry::Group,
     store::{Fence, Store, StoreError},
 };
 
@@ -78,15 +79,33 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Reads the store again and puts what it holds in the place of what was believed. Those `waiting` do so no longer than others.
+    /// Reads the store again and puts what it holds in the place of what was believed, unless its news will tell. Those `waiting` do so no
+    /// longer than others.
     pub(super) async fn recover(&mut self, waiting: &mut VecDeque<Envelope>) -> Result<(), Failure> {
-        match self.load(PATIENCE, waiting).await {
-            Ok(loaded) => {
-                self.believe(loaded, true)?;
+        // What a panic has left is nothing to go on from.
+        let known = (!self.is_shaken).then(|| self.revision());
+        match self.load(known, PATIENCE, waiting).await {
+            Ok(found) => {
+                match found {
+                    Found::All(loaded) => self.believe(loaded, true)?,
+                    Found::News(head) => {
+                        self.in_hand = Group::default();
+                        self.doubt = None;
+                        while self.revision() < head && self.doubt.is_none() {
+                            let news = self.store.news().await;
+                            self.hear(news).await?;
+                        }
+                        if self.doubt.is_some() {
+                            return Ok(());
+                        }
+                        // What was to go and is still there stays.
+                        self.effects.leases.take_back();
+                    }
+                }
                 self.heed(None);
                 (self.doubt, self.is_shaken) = (None, false);
                 self.tell_refusal();
-                tracing::info!(revision = self.revision(), "the store was read again: changes are taken");
+                tracing::info!(revision = self.revision(), "the store is back: changes are taken");
             }
             Err(error) => {
                 self.heed(Some(&error));

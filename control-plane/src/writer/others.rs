@@ -24,6 +24,14 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// Commands wait for so long while everything is compared.
 const COMPARISON: Duration = Duration::from_secs(5);
 
+/// What a store says of itself when it is asked again.
+pub(super) enum Found {
+    /// All that it holds.
+    All(Loaded),
+    /// That its news will tell, up to a revision.
+    News(Revision),
+}
+
 impl<S: Store> Writer<S> {
     pub(super) fn revision(&self) -> Revision {
         self.effects.publisher.read(View::revision)
@@ -105,8 +113,9 @@ impl<S: Store> Writer<S> {
     /// Compares everything with what the store holds, and corrects what differs.
     async fn read_again(&mut self, why: &str) -> Result<(), Failure> {
         tracing::debug!(why, "reading the store again");
-        match self.load(COMPARISON, &mut VecDeque::new()).await {
-            Ok(loaded) => self.believe(loaded, false),
+        match self.load(None, COMPARISON, &mut VecDeque::new()).await {
+            Ok(Found::All(loaded)) => self.believe(loaded, false),
+            Ok(Found::News(_)) => Ok(()),
             Err(error) => {
                 self.begin_doubt(&error, Vec::new());
                 Ok(())
@@ -114,15 +123,25 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Reads the store. Commands that come meanwhile, and those `waiting`, wait for so long, and are refused when it takes longer.
+    /// Reads the store, unless its news will tell all that has changed since what is `known`. Commands that come meanwhile, and those
+    /// `waiting`, wait for so long, and are refused when it takes longer.
     pub(super) async fn load(
         &mut self,
+        known: Option<Revision>,
         patience: Duration,
         waiting: &mut VecDeque<Envelope>,
-    ) -> Result<Loaded, StoreError> {
+    ) -> Result<Found, StoreError> {
         let patient_until = Instant::now() + patience;
         let mut batch: Vec<Envelope> = Vec::new();
-        let mut loading = pin!(self.store.load());
+        let store = &mut self.store;
+        let mut loading = pin!(async {
+            if let Some(base) = known
+                && let Some(head) = store.resume(base).await?
+            {
+                return Ok(Found::News(head));
+            }
+            store.load().await.map(Found::All)
+        });
         loop {
             if Instant::now() >= patient_until {
                 for envelope in waiting.drain(..) {

@@ -322,6 +322,16 @@ impl Store for Member {
         Ok(self.cluster.with(|kept| kept.head) == base)
     }
 
+    async fn resume(&mut self, _base: Revision) -> Result<Option<Revision>, StoreError> {
+        self.cluster.delay().await;
+        if self.cluster.happens(0.2) {
+            return Err(StoreError::Unavailable("injected".into()));
+        }
+        self.contact.touch(clock::now());
+        let tells = self.next.is_some() && !self.cluster.happens(0.3);
+        Ok(tells.then(|| self.cluster.with(|kept| kept.head)))
+    }
+
     async fn news(&mut self) -> News {
         let Some(next) = self.next else { return std::future::pending().await };
         // Before what is new, or behind it.

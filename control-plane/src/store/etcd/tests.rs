@@ -124,6 +124,8 @@ async fn a_change_whose_answer_was_lost_is_told_once_to_whoever_made_it_too() {
     fake.lose(1);
     let lost = one.commit(base, &[registration(1)]).await;
     assert!(matches!(lost, Err(StoreError::Unanswered(_))), "{lost:?}");
+    // As when its watch has broken, too.
+    one.watching = None;
     let made = one.load().await.unwrap();
     assert_eq!(made.items.len(), 1);
     // Its cause comes with it.
@@ -133,6 +135,26 @@ async fn a_change_whose_answer_was_lost_is_told_once_to_whoever_made_it_too() {
         panic!()
     };
     assert_eq!(told(&mut one).await, [(made.revision, revisions[0])], "and the first one no more");
+}
+
+#[tokio::test]
+async fn what_became_of_a_change_whose_answer_was_lost_is_told_by_a_watch_that_goes_on() {
+    let fake = Fake::start().await;
+    let (mut one, mut other) = (store(&fake).await, store(&fake).await);
+    let base = one.load().await.unwrap().revision;
+    other.load().await.unwrap();
+    assert_eq!(one.resume(base).await, Ok(Some(base)), "nothing has happened");
+    fake.lose(1);
+    assert!(one.commit(base, &[registration(1)]).await.is_err());
+    let head = one.resume(base).await.unwrap().expect("the watch goes on");
+    assert!(head > base);
+    assert_eq!(told(&mut one).await, [(base, head)]);
+    assert_eq!(told(&mut other).await, [(base, head)]);
+    // Nor is anything read where others were faster.
+    let Ok(Commit::Durable(revisions)) = other.commit(head, &[registration(2)]).await else { panic!() };
+    assert_eq!(one.resume(head).await, Ok(Some(revisions[0])));
+    one.watching = None;
+    assert_eq!(one.resume(head).await, Ok(None));
 }
 
 /// The commits that are told next, which were read before.
@@ -152,6 +174,7 @@ async fn each_of_several_changes_whose_answers_were_lost_is_told_and_none_twice(
         fake.lose(1);
         let unanswered = one.commit(head, &[registration(number)]).await;
         assert!(matches!(unanswered, Err(StoreError::Unanswered(_))), "{unanswered:?}");
+        one.watching = None;
         head = one.load().await.unwrap().revision;
         lost.push(head);
         // Known, and told by whoever made it: it lies between those that are still to be told.
@@ -178,6 +201,7 @@ async fn what_etcd_has_forgotten_before_it_was_told_is_told_as_missed() {
     let base = one.load().await.unwrap().revision;
     fake.lose(1);
     assert!(one.commit(base, &[registration(1)]).await.is_err());
+    one.watching = None;
     fake.compact();
     let made = one.load().await.unwrap().revision;
     let news = tokio::time::timeout(Duration::from_secs(20), one.news()).await.expect("in time");

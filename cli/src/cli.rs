@@ -289,7 +289,7 @@ pub(crate) enum Command {
     Wait(wait::Args),
     /// Check a data plane's static file by the code that reads it in earnest
     Validate(validate::Args),
-    /// Move what is registered from one store to another
+    /// Copy all that is registered to where nothing is, or move it from one store to another
     #[command(subcommand)]
     Store(store::Verb),
     /// Call a service through a data plane, as a client does, and again when that fails

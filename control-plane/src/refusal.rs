@@ -93,7 +93,7 @@ pub(crate) enum Refusal {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CannotMove {
     #[error(
-        "control planes share this one's store, which is moved and reopened without them: name it, etcd://HOST:PORT/PREFIX"
+        "control planes share this one's store, which is copied, moved and reopened without them: name it, etcd://HOST:PORT/PREFIX"
     )]
     Shared,
     #[error(

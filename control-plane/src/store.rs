@@ -4,6 +4,7 @@
 //! before, and only what a store has returned is applied. The writer is its only caller.
 
 mod any;
+mod copied;
 mod etcd;
 mod fence;
 mod location;
@@ -32,6 +33,7 @@ pub(crate) use self::patience::load_patiently;
 pub(crate) use self::served::parts;
 pub use self::{
     any::AnyStore,
+    copied::{Blank, Copied, read},
     etcd::{Etcd, EtcdFiles, EtcdLocation},
     fence::Fence,
     location::StoreLocation,

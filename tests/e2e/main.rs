@@ -15,6 +15,7 @@ mod client;
 mod clients;
 mod contract;
 mod control_tls;
+mod copies;
 mod dashboard;
 mod demo;
 mod deploy;

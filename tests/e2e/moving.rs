@@ -23,7 +23,7 @@ use crate::{
     etcd_access::{change, gwctl_store, of_a_move},
 };
 
-async fn readyz(control: &ControlPlane) -> u16 {
+pub(crate) async fn readyz(control: &ControlPlane) -> u16 {
     let asked = http1::request(Method::GET, "/readyz");
     http1::Connection::open(control.address()).await.unwrap().send(asked).await.unwrap().status().as_u16()
 }
@@ -201,7 +201,7 @@ async fn data_planes_leave_a_control_plane_whose_registry_has_moved_and_do_not_g
 }
 
 /// `gwctl store` with these arguments, killed after so long. Yields whether it had ended before.
-async fn killed_after(delay: Duration, args: &[&str]) -> bool {
+pub(crate) async fn killed_after(delay: Duration, args: &[&str]) -> bool {
     let mut command = binaries::gwctl();
     command.arg("store").args(args).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = tokio::process::Command::from(command).kill_on_drop(true).spawn().unwrap();
@@ -218,7 +218,7 @@ async fn killed_after(delay: Duration, args: &[&str]) -> bool {
 }
 
 /// Whether changes are taken.
-async fn is_open(control: &ControlPlane, probe: &str) -> bool {
+pub(crate) async fn is_open(control: &ControlPlane, probe: &str) -> bool {
     match control.registry().register(request(probe, "10.200.0.1:80", None)).await {
         Ok(_) => true,
         Err(status) => {
@@ -229,7 +229,7 @@ async fn is_open(control: &ControlPlane, probe: &str) -> bool {
 }
 
 /// Registers many, one after the other.
-async fn fill(path: &Path, count: usize) -> ControlPlane {
+pub(crate) async fn fill(path: &Path, count: usize) -> ControlPlane {
     let control = ControlPlane::start(path).await;
     let mut registering = JoinSet::new();
     for number in 0..count {

@@ -1,4 +1,5 @@
-//! `gwctl store migrate FROM TO`: everything from one store into another one, and `gwctl store reopen STORE`, which takes that back.
+//! `gwctl store copy FROM TO`: everything of a store as it is at one moment, `gwctl store migrate FROM TO`: everything from one store into another
+//! one, and `gwctl store reopen STORE`, which takes that back.
 //!
 //! A store that control planes share is reached by its own address. One that a control plane has to itself is reached by that one's, as long as it
 //! runs.
@@ -8,7 +9,8 @@ use std::fmt;
 use control_plane::{
     config::StoreFlags,
     store::{
-        AnyStore, EtcdFiles, Fence, Locations, MoveError, Moved, Store, StoreError, StoreLocation, migrate,
+        AnyStore, Blank, Copied, EtcdFiles, Fence, Loaded, Locations, MoveError, Moved, Store, StoreError,
+        StoreLocation, migrate, read,
     },
 };
 use gateway_proto::ControlPlaneUrl;
@@ -25,10 +27,27 @@ use crate::{
 /// Verbs of `gwctl store`.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Verb {
+    /// Copy all that a store holds at one revision to where nothing is, while the store goes on: a backup
+    #[command(name = "copy")]
+    Duplicate(Duplicate),
     /// Copy all that one store holds into another one, which is empty, and let nobody change the first any more
     Migrate(Migrate),
     /// Let control planes change a store again whose records were moved, or were to be
     Reopen(Reopen),
+}
+
+/// Flags of `gwctl store copy`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Duplicate {
+    /// What is copied: the URL of a control plane that runs on a file, e.g. http://127.0.0.1:7400; the file of one that does not run; or an etcd,
+    /// as --store names it
+    #[arg(value_name = "FROM")]
+    from: String,
+    /// The copy, as --store names it: a file that is not there yet, or an etcd that has no records there
+    #[arg(value_name = "TO")]
+    to: String,
+    #[command(flatten)]
+    flags: StoreFlags,
 }
 
 /// Flags of `gwctl store migrate`.
@@ -69,31 +88,42 @@ enum Named {
 /// Of usage, for a location that is none; a failure, when a store cannot be used, or a control plane does not take part.
 pub(crate) async fn run(verb: Verb, global: Global, output: &Output) -> Result<(), Error> {
     match verb {
-        Verb::Migrate(Migrate { from, to, flags }) => {
-            let (from, to) = (named("FROM", &from)?, located("TO", &to)?);
-            if to == StoreLocation::Memory {
-                return Err(Error::new(Exit::Usage, "TO is memory:, which would end with this command"));
-            }
-            if matches!(from, Named::Store(StoreLocation::Memory)) {
-                let error = Error::new(Exit::Usage, "FROM is memory:, which only its control plane knows");
-                return Err(error.hint(migrate_from(&global.endpoint, &to)));
-            }
-            if matches!(&from, Named::Store(from) if *from == to) {
-                return Err(Error::new(Exit::Usage, format!("TO is {to}, as FROM is: name another store")));
-            }
-            from.check_way(&flags)?;
-            check_way(&to, &flags)?;
+        Verb::Duplicate(Duplicate { from, to, flags }) => {
+            let next = |to: &StoreLocation| from_one("copy", &global.endpoint, to);
+            let (from, to) = ends(&from, &to, &flags, next)?;
             let files = flags.files();
+            let next = next(&to);
+            let blank = Blank::at(&to, &files).await.map_err(|error| unusable(&to, &error))?;
+            let held = match &from {
+                Named::ControlPlane(url) => {
+                    let mut source = ask(global, url).await?.move_store("copy of its store").await?;
+                    let held = source.load().await.map_err(|error| unusable(&from, &error))?;
+                    // In good order: this was all that was wanted.
+                    let _ = source.fence(None, None).await;
+                    held
+                }
+                Named::Store(location) => read_from(location, &files)
+                    .await
+                    .map_err(|error| unusable_now(location, &error, &next))?,
+            };
+            let copied = blank.fill(&from.to_string(), held).await.map_err(|error| unusable(&to, &error))?;
+            tell_of_copy(&from, &to, copied, output)
+        }
+        Verb::Migrate(Migrate { from, to, flags }) => {
+            let next = |to: &StoreLocation| from_one("migrate", &global.endpoint, to);
+            let (from, to) = ends(&from, &to, &flags, next)?;
+            let files = flags.files();
+            let next = next(&to);
             let moved = match &from {
                 Named::ControlPlane(url) => {
-                    let mut source = ask(global, url).await?.move_store().await?;
-                    copy(&mut source, &from, &to, &files).await?
+                    let mut source = ask(global, url).await?.move_store("move to another store").await?;
+                    move_all(&mut source, &from, &to, &files).await?
                 }
                 Named::Store(location) => {
-                    let mut source = open(location, &files).await.map_err(|error| {
-                        unusable_now(location, &error, &migrate_from(&global.endpoint, &to))
-                    })?;
-                    copy(&mut source, &from, &to, &files).await?
+                    let mut source = AnyStore::open_existing(location, &files)
+                        .await
+                        .map_err(|error| unusable_now(location, &error, &next))?;
+                    move_all(&mut source, &from, &to, &files).await?
                 }
             };
             tell(&from, &to, moved, output)
@@ -118,6 +148,52 @@ pub(crate) async fn run(verb: Verb, global: Global, output: &Output) -> Result<(
                 }),
             }
         }
+    }
+}
+
+/// From where and to where, if that can be meant. `next` names the command that does it by way of a control plane.
+fn ends(
+    from: &str,
+    to: &str,
+    flags: &StoreFlags,
+    next: impl Fn(&StoreLocation) -> String,
+) -> Result<(Named, StoreLocation), Error> {
+    let (from, to) = (named("FROM", from)?, located("TO", to)?);
+    if to == StoreLocation::Memory {
+        return Err(Error::new(Exit::Usage, "TO is memory:, which would end with this command"));
+    }
+    if matches!(from, Named::Store(StoreLocation::Memory)) {
+        let error = Error::new(Exit::Usage, "FROM is memory:, which only its control plane knows");
+        return Err(error.hint(next(&to)));
+    }
+    if matches!(&from, Named::Store(from) if *from == to) {
+        return Err(Error::new(Exit::Usage, format!("TO is {to}, as FROM is: name another store")));
+    }
+    from.check_way(flags)?;
+    check_way(&to, flags)?;
+    Ok((from, to))
+}
+
+/// All that a store holds that is there. It is closed by then.
+async fn read_from(location: &StoreLocation, files: &EtcdFiles) -> Result<Loaded, StoreError> {
+    read(&mut AnyStore::open_existing(location, files).await?).await
+}
+
+fn tell_of_copy(from: &Named, to: &StoreLocation, copied: Copied, output: &Output) -> Result<(), Error> {
+    let Copied { records, from: (from_epoch, from_revision), to: (to_epoch, to_revision) } = copied;
+    match output.format {
+        Format::Json => output.value(&json!({
+            "records": records,
+            "from_epoch": from_epoch,
+            "from_revision": from_revision,
+            "to_epoch": to_epoch,
+            "to_revision": to_revision,
+        })),
+        Format::Name => output.data(format!("{to}\n")),
+        Format::Table | Format::Wide => output.data(format!(
+            "{records} records copied from {from}, as they were at revision {from_revision} of epoch {from_epoch}\n\
+             {to} holds them at revision {to_revision} of epoch {to_epoch}, its own\n"
+        )),
     }
 }
 
@@ -160,7 +236,7 @@ async fn ask(mut global: Global, url: &ControlPlaneUrl) -> Result<Control, Error
     Control::connect(&global, Origin::Argument).await
 }
 
-async fn copy(
+async fn move_all(
     source: &mut impl Store,
     from: &Named,
     to: &StoreLocation,
@@ -177,7 +253,7 @@ async fn copy(
 
 /// Takes a store's fence away. Yields whether it had one.
 async fn reopen(location: &StoreLocation, files: &EtcdFiles) -> Result<bool, StoreError> {
-    let mut store = open(location, files).await?;
+    let mut store = AnyStore::open_existing(location, files).await?;
     match store.load().await {
         Ok(_) => return Ok(false),
         Err(StoreError::Fenced(Fence::Moving { .. } | Fence::Moved { .. })) => {}
@@ -185,17 +261,6 @@ async fn reopen(location: &StoreLocation, files: &EtcdFiles) -> Result<bool, Sto
         Err(error) => return Err(error),
     }
     store.fence(None, None).await.map(|_| true)
-}
-
-/// Opens a store that is there.
-async fn open(location: &StoreLocation, files: &EtcdFiles) -> Result<AnyStore, StoreError> {
-    if let StoreLocation::Redb(path) = location
-        && !path.exists()
-    {
-        // Opened, it would be made.
-        return Err(StoreError::Unavailable("there is no such file".into()));
-    }
-    AnyStore::open(location, files).await
 }
 
 /// As a control plane does: without TLS, nobody speaks to an etcd beyond this machine unawares.
@@ -215,7 +280,7 @@ impl Named {
 
 fn unusable(what: &impl fmt::Display, why: &StoreError) -> Error {
     let error = Error::new(Exit::Failed, format!("{what} cannot be used")).because(why.to_string());
-    error.hint("docs/store.md says how to move from one store to another")
+    error.hint("docs/store.md says how to copy a store, and how to move from one to another")
 }
 
 /// Names the command that does it by the control plane which has the file open.
@@ -228,8 +293,9 @@ fn unusable_now(location: &StoreLocation, why: &StoreError, command: &str) -> Er
     }
 }
 
-fn migrate_from(endpoint: &str, to: &StoreLocation) -> String {
-    format!("gwctl store migrate {} {to}", url_of_one(endpoint))
+/// The command that has a control plane take part.
+fn from_one(verb: &str, endpoint: &str, to: &StoreLocation) -> String {
+    format!("gwctl store {verb} {} {to}", url_of_one(endpoint))
 }
 
 /// What stands in a command for the control plane that has a store to itself. Where the endpoint is several, they share a store,
@@ -267,7 +333,7 @@ mod tests {
             ("http://127.0.0.1:7400", "http://127.0.0.1:7400"),
             ("http://a:7400,http://b:7400", "http://HOST:PORT"),
         ] {
-            let command = migrate_from(endpoint, &etcd);
+            let command = from_one("migrate", endpoint, &etcd);
             let error = unusable_now(&file, &StoreError::InUse, &command);
             assert_eq!(error.headline, "redb:a.redb cannot be used");
             assert_eq!(error.details, ["another process has the file open"]);

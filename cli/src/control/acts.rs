@@ -66,12 +66,12 @@ impl Control {
         self.call("WatchDrain", subject, self.registry.clone().watch_drain(request)).await
     }
 
-    /// Begins to move what the control plane keeps for itself alone to another store. The deadline is for its beginning only.
+    /// Begins to move, or to copy, what the control plane keeps for itself alone. The deadline is for its beginning only.
     ///
     /// # Errors
     /// What the control plane refuses: the caller is no operator, somebody else moves it already, or its store is not its alone.
-    pub(crate) async fn move_store(&self) -> Result<Served, Error> {
-        let subject = Subject { request: "move to another store", service: "" };
+    pub(crate) async fn move_store(&self, request: &str) -> Result<Served, Error> {
+        let subject = Subject { request, service: "" };
         let (requests, steps) = mpsc::channel(1);
         let mut stores = self.stores.clone();
         let answers = self.call("MoveStore", subject, stores.move_store(ReceiverStream::new(steps))).await?;

@@ -187,7 +187,7 @@ pub const CATALOG: &[EventType] = &[
     decision(
         "STORE_READ",
         Info,
-        "somebody read all that the registry keeps, ids of leases with it, to move it to another store",
+        "somebody read all that the registry keeps, ids of leases with it, to copy or move it to another store",
         &[],
     ),
     decision(

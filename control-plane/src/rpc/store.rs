@@ -35,6 +35,8 @@ const MAX_TO_CHARS: usize = 1000;
 
 /// The outcome of what was carried out, beside the reasons of what was not.
 const DONE: &str = "done";
+/// That of whoever wanted a copy only.
+const READ: &str = "read";
 
 type Outbound = mpsc::Sender<Result<v1::MoveStoreResponse, Status>>;
 
@@ -113,6 +115,7 @@ async fn serve(
     let outcome = match &ended {
         Ok(()) => DONE,
         Err(Broken::Refused(refusal)) => refusal.reason(),
+        Err(Broken::Gone) if mover.has_read && mover.to.is_empty() => READ,
         Err(Broken::Gone | Broken::Lost(_)) => "gone before all had moved",
     };
     tell(&mover.caller, "MoveStore", &mover.to, outcome);
@@ -232,7 +235,8 @@ impl Mover {
 
     fn note_reading(&self) {
         let who = self.caller.author("");
-        let message = "all that is registered is read, with the ids of leases, to be moved to another store";
+        let message =
+            "all that is registered is read, with the ids of leases, to be copied or moved to another store";
         tracing::warn!(target: "audit", %who, event = "STORE_READ", "{message}");
         let mut event = of_registry("STORE_READ", message.to_owned(), []);
         event.actor = who.into();

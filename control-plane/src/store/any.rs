@@ -38,6 +38,22 @@ impl AnyStore {
             StoreLocation::Memory => Ok(Self::Memory(Memory::new())),
         }
     }
+
+    /// Opens a store that is there.
+    ///
+    /// # Errors
+    /// [`StoreError`] when there is none, and as [`AnyStore::open`].
+    pub async fn open_existing(location: &StoreLocation, files: &EtcdFiles) -> Result<Self, StoreError> {
+        match location {
+            StoreLocation::Redb(path) if !path.exists() => {
+                Err(StoreError::Unavailable("there is no such file".into()))
+            }
+            StoreLocation::Etcd(location) => {
+                Etcd::open_existing(location, files).await.map(|store| Self::Etcd(Box::new(store)))
+            }
+            other => Self::open(other, files).await,
+        }
+    }
 }
 
 impl Store for AnyStore {

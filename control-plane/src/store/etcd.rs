@@ -115,10 +115,22 @@ impl Etcd {
     /// [`StoreError`] when etcd is not there within 10 s, when it does not let us in, and when the prefix holds what is
     /// not ours.
     pub async fn open(location: &EtcdLocation, files: &EtcdFiles) -> Result<Self, StoreError> {
+        Self::find(location, files, true).await
+    }
+
+    /// Finds the store in etcd.
+    ///
+    /// # Errors
+    /// As [`Etcd::open`], and when there is none.
+    pub async fn open_existing(location: &EtcdLocation, files: &EtcdFiles) -> Result<Self, StoreError> {
+        Self::find(location, files, false).await
+    }
+
+    async fn find(location: &EtcdLocation, files: &EtcdFiles, may_make: bool) -> Result<Self, StoreError> {
         let client = Client::new(location, files, Contact::new(clock::now()))?;
         let keys = Keys::new(&location.prefix);
         let until = clock::now() + OPEN_PATIENCE;
-        while let Err(status) = found_or_made(&client, &keys).await? {
+        while let Err(status) = found_or_made(&client, &keys, may_make).await? {
             let may_pass = matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded);
             if !may_pass || clock::now() >= until {
                 return Err(told(&status, client.user(), &location.prefix));
@@ -491,9 +503,16 @@ fn found(response: TxnResponse) -> Vec<KeyValue> {
 }
 
 /// Finds the store, or makes it. The inner error may pass, the outer one does not.
-async fn found_or_made(client: &Client, keys: &Keys) -> Result<Result<(), Status>, StoreError> {
+async fn found_or_made(
+    client: &Client,
+    keys: &Keys,
+    may_make: bool,
+) -> Result<Result<(), Status>, StoreError> {
     match look(client, keys).await? {
         Ok(true) => Ok(Ok(())),
+        Ok(false) if !may_make => {
+            Err(StoreError::Unavailable(format!("there is no store below /{}/", keys.prefix())))
+        }
         Ok(false) => {
             let meta = Meta::new(new_epoch());
             let head = entry::encode(0, &[]);

@@ -13,7 +13,9 @@ mod copy;
 
 use std::time::Duration;
 
-use self::copy::Copy;
+pub(super) use self::copy::Copy;
+#[cfg(test)]
+pub(super) use self::copy::contents;
 use super::{Fence, Store, StoreError};
 use crate::{clock, registry::Revision};
 

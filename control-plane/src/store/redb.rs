@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod damage_tests;
+mod draft;
 mod fence;
 mod followers;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use redb::{
     TableDefinition, TableHandle, backends::FileBackend,
 };
 
+pub(super) use self::draft::Draft;
 use super::{Commit, Fence, Loaded, Store, StoreError, new_epoch, stored};
 use crate::registry::{Item, Key, Mutation, Revision, Write};
 
@@ -443,4 +445,4 @@ fn failed(error: impl Into<redb::Error>) -> StoreError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

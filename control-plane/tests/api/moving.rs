@@ -292,3 +292,24 @@ async fn a_move_does_not_hold_up_the_end_of_its_control_plane() {
     plane.stop().await;
     assert_eq!(explain(&mover.answers.message().await.unwrap_err()).1, "SHUTTING_DOWN");
 }
+
+#[tokio::test]
+async fn whoever_reads_all_and_goes_has_wanted_a_copy() {
+    let locked = Locked::start(&entries(), &[], 5000).await;
+    locked.lease("orders", "orders").await;
+    let mut reader = Mover::begin_as(&locked.plane, |steps| shown("ops", steps)).await.unwrap();
+    assert_eq!(reader.read().await.records.len(), 1);
+    // As long as he reads, changes are taken.
+    locked.lease("orders", "orders").await;
+    let Mover { requests, mut answers } = reader;
+    drop(requests);
+    assert!(answers.message().await.unwrap().is_none(), "the stream ends in order");
+    let asked = eventually(async || {
+        let events = locked.ask("GET", "/v1/events?pageSize=1000", "see", "").await.json();
+        let mut events = events["events"].as_array().unwrap().clone();
+        events.retain(|event| event["metadata"]["request"] == "MoveStore");
+        events.pop()
+    });
+    let asked = asked.await;
+    assert_eq!((&asked["actor"], &asked["metadata"]["outcome"]), (&"ops".into(), &"read".into()), "{asked}");
+}

@@ -12,10 +12,11 @@ use crate::{
 const TRIES: usize = 30;
 
 /// A store that is being filled.
-pub(super) struct Copy<'a, T> {
-    pub(super) to: &'a mut T,
+pub(in crate::store) struct Copy<'a, T> {
+    pub(in crate::store) to: &'a mut T,
+    pub(in crate::store) epoch: String,
     /// The store's revision.
-    pub(super) base: Revision,
+    pub(in crate::store) base: Revision,
     /// What is there: as it was where it comes from, and the revision that it has here.
     known: BTreeMap<Key, (Item, Revision)>,
     at: SystemTime,
@@ -24,7 +25,7 @@ pub(super) struct Copy<'a, T> {
 
 impl<'a, T: Store> Copy<'a, T> {
     /// Keeps control planes out of an empty store, which is another one than that of `epoch`.
-    pub(super) async fn begin(to: &'a mut T, from: &str, epoch: &str) -> Result<Self, StoreError> {
+    pub(in crate::store) async fn begin(to: &'a mut T, from: &str, epoch: &str) -> Result<Self, StoreError> {
         let found = to.load().await?;
         // By whatever name: its fence would keep us out of what we copy, and for good.
         if found.epoch == epoch {
@@ -39,11 +40,23 @@ impl<'a, T: Store> Copy<'a, T> {
             to.fence(None, None).await?;
             return Err(refused);
         }
-        Ok(Self { to, base: target.revision, known: BTreeMap::new(), at: clock::wall(), is_untouched: true })
+        Ok(Self {
+            to,
+            epoch: target.epoch,
+            base: target.revision,
+            known: BTreeMap::new(),
+            at: clock::wall(),
+            is_untouched: true,
+        })
+    }
+
+    /// How many records it has been given.
+    pub(in crate::store) fn len(&self) -> usize {
+        self.known.len()
     }
 
     /// Takes the fence away of a store into which nothing was written: it is as it was found.
-    pub(super) async fn leave(&mut self) {
+    pub(in crate::store) async fn leave(&mut self) {
         if self.is_untouched
             && let Err(error) = self.to.fence(None, None).await
         {
@@ -52,7 +65,7 @@ impl<'a, T: Store> Copy<'a, T> {
     }
 
     /// Makes it hold these, and nothing else. Yields how many differed.
-    pub(super) async fn follow(&mut self, items: Vec<Item>) -> Result<usize, StoreError> {
+    pub(in crate::store) async fn follow(&mut self, items: Vec<Item>) -> Result<usize, StoreError> {
         let mut wanted: BTreeMap<Key, Item> = items.into_iter().map(|item| (item.key(), item)).collect();
         let mut writes = Vec::new();
         for (key, (item, revision)) in &self.known {
@@ -105,7 +118,7 @@ impl<'a, T: Store> Copy<'a, T> {
     }
 
     /// Looks whether the store holds these.
-    pub(super) async fn compare(&mut self, items: Vec<Item>) -> Result<(), StoreError> {
+    pub(in crate::store) async fn compare(&mut self, items: Vec<Item>) -> Result<(), StoreError> {
         let held = self.to.load().await?;
         if held.revision == self.base && contents(held.items) == contents(items) {
             return Ok(());
@@ -119,7 +132,7 @@ fn refuse_records(count: usize) -> Result<(), StoreError> {
     match count {
         0 => Ok(()),
         _ => Err(StoreError::Unavailable(format!(
-            "it holds {count} records, and records are moved into an empty one only: name another one, or remove what is there"
+            "it holds {count} records, and records are copied into an empty one only: name another one, or remove what is there"
         ))),
     }
 }
@@ -131,7 +144,7 @@ fn put(item: &Item, expected: Option<Revision>) -> RecordWrite {
 }
 
 /// Items as they are whenever they came, by their keys.
-pub(super) fn contents(items: impl IntoIterator<Item = Item>) -> BTreeMap<Key, Item> {
+pub(in crate::store) fn contents(items: impl IntoIterator<Item = Item>) -> BTreeMap<Key, Item> {
     items.into_iter().map(|item| (item.key(), drained_at(item, 1).at(1))).collect()
 }
 

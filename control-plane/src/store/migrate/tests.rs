@@ -6,7 +6,7 @@ use std::{
 use gateway_proto::{Address, ReplicaId, ServiceName};
 use proptest::prelude::*;
 
-use super::{copy::contents, *};
+use super::*;
 use crate::{
     clock,
     registry::{

@@ -6,7 +6,7 @@ use crate::{
     store::stored::tests::record,
 };
 
-pub(super) fn put(id: &str) -> Mutation {
+pub(in crate::store) fn put(id: &str) -> Mutation {
     Mutation::one(RecordWrite::put(record(id), None, Cause::Registered), UNIX_EPOCH)
 }
 

@@ -133,6 +133,34 @@ fn promtool(args: &[&str]) -> Command {
     command
 }
 
+/// What the Prometheus operator is given, of the files that a Prometheus without it reads.
+fn operators_rule() -> String {
+    let mut rule = String::from(
+        "# Written from deploy/prometheus by `UPDATE_DOCS=1 cargo test --workspace --test e2e -- the_operator`.\n\
+         apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: gateway\nspec:\n  groups:\n",
+    );
+    for path in ["deploy/prometheus/recording.yaml", "deploy/prometheus/alerts.yaml"] {
+        let text = read(path);
+        let (_, groups) = text.split_once("\ngroups:\n").unwrap();
+        for line in groups.lines() {
+            rule += if line.is_empty() { "" } else { "  " };
+            rule += line;
+            rule.push('\n');
+        }
+    }
+    rule
+}
+
+#[test]
+fn the_operator_of_prometheus_is_given_the_same_rules() {
+    let path = "deploy/kubernetes/prometheus-rule.yaml";
+    let rule = operators_rule();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path), &rule).unwrap();
+    }
+    assert!(read(path) == rule, "{path} is not up to date: its first line says how it is written");
+}
+
 #[tokio::test]
 async fn rules_are_valid_and_fire_where_they_should_and_nowhere_else_by_promtool() {
     let files = ["deploy/prometheus/recording.yaml", "deploy/prometheus/alerts.yaml"];

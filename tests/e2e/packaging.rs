@@ -1,7 +1,9 @@
 //! What deploy/ holds beside metrics: units, images, manifests, examples. Each file is read by what it is for, and says nothing that
 //! the programs do not know.
 
+mod images;
 mod many;
+mod secured;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +15,7 @@ use std::{
 };
 
 use clap::{ArgAction, CommandFactory, Parser};
-use gateway_tests::{ControlPlane, binaries, command, tools};
+use gateway_tests::{binaries, command, tools};
 use serde_json::{Value, json};
 
 /// Of a data plane, beside what flags give it: the last reports.
@@ -54,7 +56,8 @@ fn every_file_of_deploy_is_read_by_some_test() {
         let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
         match folder {
             "deploy" => ["build", "release"].contains(&name),
-            "deploy/prometheus" | "deploy/kubernetes" | "deploy/kubernetes-etcd" => extension == "yaml",
+            "deploy/prometheus" => extension == "yaml",
+            _ if folder.starts_with("deploy/kubernetes") => extension == "yaml",
             "deploy/grafana" => extension == "json",
             "deploy/systemd" => ["service", "socket", "env"].contains(&extension),
             "deploy/docker" => name == "Dockerfile" || name == "healthy" || COMPOSE.contains(&path),
@@ -223,6 +226,16 @@ async fn units_are_valid_and_leave_the_programs_little_to_do_harm_with_by_system
     }
 }
 
+/// What kustomize makes of a folder, each held to the schema of its kind.
+async fn built(folder: &str) -> Vec<Value> {
+    let mut kustomize = Command::new(tools::kustomize());
+    kustomize.arg("build").arg(root().join(folder));
+    let scratch = tempfile::tempdir().unwrap();
+    let made = scratch.path().join("made.yaml");
+    fs::write(&made, command::run(kustomize).await.success()).unwrap();
+    python("manifests", &[made.display().to_string()]).await
+}
+
 async fn python(what: &str, paths: &[String]) -> Vec<Value> {
     let mut command = Command::new(tools::python());
     command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/python/deployed.py")).arg(what);
@@ -265,11 +278,39 @@ async fn manifests_hold_to_their_schemas_and_their_settings_are_taken_by_python(
     let others = paths.iter().filter(|path| !path.ends_with("/kustomization.yaml")).cloned();
     assert_eq!(resources, others.collect());
 
-    assert_deployable(&documents).await;
+    assert_deployable(&documents, &Secrets::new()).await;
+}
+
+/// Of each, what is under its keys.
+type Secrets = BTreeMap<&'static str, BTreeMap<&'static str, String>>;
+
+/// Lays out what a container has of Secrets, each file below this folder as it is below `/`.
+fn mount(folder: &Path, pod: &Value, container: &Value, secrets: &Secrets) {
+    for mount in container["volumeMounts"].as_array().unwrap() {
+        let mut volumes = pod["volumes"].as_array().into_iter().flatten();
+        let Some(volume) = volumes.find(|volume| volume["name"] == mount["name"]) else { continue };
+        let place = folder.join(mount["mountPath"].as_str().unwrap().trim_start_matches('/'));
+        let projected = volume["projected"]["sources"].as_array().into_iter().flatten();
+        for source in std::iter::once(&volume["secret"]).chain(projected.map(|source| &source["secret"])) {
+            let Some(name) = source.get("secretName").or(source.get("name")) else { continue };
+            let secret = &secrets[name.as_str().unwrap()];
+            let items: BTreeMap<&str, &str> = match source["items"].as_array() {
+                Some(items) => items
+                    .iter()
+                    .map(|item| (item["key"].as_str().unwrap(), item["path"].as_str().unwrap()))
+                    .collect(),
+                None => secret.keys().map(|key| (*key, *key)).collect(),
+            };
+            fs::create_dir_all(&place).unwrap();
+            for (key, path) in items {
+                fs::write(place.join(path), &secret[key]).unwrap();
+            }
+        }
+    }
 }
 
 /// Asserts that both planes run by settings that they take, as the namespace demands it, and that selectors select something.
-async fn assert_deployable(documents: &[Value]) {
+async fn assert_deployable(documents: &[Value], secrets: &Secrets) {
     let of = |kind: &str| documents.iter().filter(|document| document["kind"] == kind).collect::<Vec<_>>();
     let workloads: Vec<_> = of("StatefulSet").into_iter().chain(of("Deployment")).collect();
     assert_eq!(workloads.len(), 2);
@@ -277,10 +318,22 @@ async fn assert_deployable(documents: &[Value]) {
         let name = workload["metadata"]["name"].as_str().unwrap();
         let pod = &workload["spec"]["template"]["spec"];
         let container = &pod["containers"][0];
-        let settings = environment(container, &format!("{name}-0"));
+        let mut settings = environment(container, &format!("{name}-0"));
+        let files = tempfile::tempdir().unwrap();
+        mount(files.path(), pod, container, secrets);
+        for value in settings.values_mut().filter(|value| value.starts_with("/etc/gateway/")) {
+            *value = format!("{}{value}", files.path().display());
+            assert!(Path::new(value).exists(), "{name} has no {value}");
+        }
         let said = checked(program(name), &settings, name).await;
+        // The hook takes of the same time, before SIGTERM.
         let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap();
-        assert_leaves_time(name, Duration::from_secs(grace), &settings);
+        let hook = container["lifecycle"]["preStop"]["sleep"]["seconds"].as_u64().unwrap_or(0);
+        assert_leaves_time(name, Duration::from_secs(grace.saturating_sub(hook)), &settings);
+        assert!(
+            hook >= 20 || name.contains("control-plane"),
+            "{name}: no load balancer notices within {hook} s"
+        );
         // Probes ask ports that are served.
         let ports: BTreeSet<String> = container["ports"]
             .as_array()
@@ -288,11 +341,17 @@ async fn assert_deployable(documents: &[Value]) {
             .iter()
             .map(|port| format!("0.0.0.0:{}", port["containerPort"]))
             .collect();
-        let served = ["listen", "admin"].iter().filter_map(|key| said[*key].as_str()).map(str::to_owned);
+        let served = ["listen", "admin", "tls"].iter().filter_map(|key| said[*key].as_str());
+        let served = served.filter(|place| !place.starts_with("127.")).map(str::to_owned);
         assert_eq!(ports, served.collect(), "{name}");
+        let is_encrypted = ["GW_CONTROL_TLS_CERT", "GW_ADMIN_TLS_CERTIFICATE"]
+            .iter()
+            .any(|name| settings.contains_key(*name));
+        assert_ne!(is_encrypted, settings.contains_key("GW_INSECURE"), "{name}");
         for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
-            let path = container[probe]["httpGet"]["path"].as_str().unwrap();
-            assert_eq!(path, if probe == "readinessProbe" { "/readyz" } else { "/livez" }, "{name}");
+            let asked = &container[probe]["httpGet"];
+            assert_eq!(asked["path"], if probe == "readinessProbe" { "/readyz" } else { "/livez" }, "{name}");
+            assert_eq!(asked["scheme"] == "HTTPS", is_encrypted, "{name}: {probe}");
         }
         // As the namespace demands it of every pod.
         assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
@@ -315,155 +374,30 @@ async fn assert_deployable(documents: &[Value]) {
         let selects = |labels: &&&Value| selector.iter().all(|(name, value)| labels.get(name) == Some(value));
         assert!(labels.iter().any(|labels| selects(&labels)), "{document} selects nothing");
     }
+    assert_ports_are_there(documents);
 }
 
-/// Instructions of a Dockerfile, with their continuations, without comments.
-fn instructions(text: &str) -> Vec<(String, String)> {
-    let lines: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with('#')).collect();
-    let joined = lines.join("\n").replace("\\\n", " ");
-    let lines = joined.lines().filter_map(|line| line.trim().split_once(' '));
-    lines
-        .map(|(word, rest)| (word.to_owned(), rest.split_whitespace().collect::<Vec<_>>().join(" ")))
-        .collect()
-}
-
-/// Of each stage of the Dockerfile, what `ENV` sets.
-fn stages() -> BTreeMap<String, BTreeMap<String, String>> {
-    let mut stages: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
-    let mut current = String::new();
-    for (word, rest) in instructions(&read("deploy/docker/Dockerfile")) {
-        match word.as_str() {
-            "FROM" => {
-                let (from, name) = rest.split_once(" AS ").expect("every stage has a name");
-                let inherited = stages.get(from).cloned().unwrap_or_default();
-                current = name.to_owned();
-                stages.insert(current.clone(), inherited);
-            }
-            "ENV" => {
-                let pairs = rest.split(' ').map(|pair| pair.split_once('=').unwrap());
-                let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
-                stages.get_mut(&current).unwrap().extend(pairs);
-            }
-            _ => {}
+/// Asserts that ports which services and network policies name are some container's.
+fn assert_ports_are_there(documents: &[Value]) {
+    let lists = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let pods = documents.iter().map(|document| &document["spec"]["template"]["spec"]);
+    let containers = pods.flat_map(|pod| lists(&pod["containers"]));
+    let there: Vec<Value> = containers
+        .flat_map(|container| lists(&container["ports"]))
+        .map(|port| port["name"].clone())
+        .collect();
+    let mut named = Vec::new();
+    for document in documents {
+        let spec = &document["spec"];
+        named.extend(lists(&spec["ports"]).iter().map(|port| port["targetPort"].clone()));
+        for rule in lists(&spec["ingress"]).iter().chain(&lists(&spec["egress"])) {
+            named.extend(lists(&rule["ports"]).iter().map(|port| port["port"].clone()));
         }
     }
-    stages
-}
-
-#[tokio::test]
-async fn images_run_the_programs_with_settings_that_they_take() {
-    let text = read("deploy/docker/Dockerfile");
-    let instructions = instructions(&text);
-    let entries = instructions.iter().filter(|(word, _)| word == "ENTRYPOINT").map(|(_, rest)| rest.as_str());
-    let entries: Vec<_> = entries.collect();
-    assert_eq!(entries, ["[\"gw-control-plane\"]", "[\"gw-data-plane\"]", "[\"gwctl\"]"]);
-    assert!(instructions.contains(&("USER".into(), "65532:65532".into())), "not as root");
-    for (name, settings) in stages().into_iter().filter(|(name, _)| name.ends_with("-plane")) {
-        let said = checked(program(&name), &settings, &name).await;
-        // Whoever reaches the control plane may do everything until it is told who may what: so it is for its host to open.
-        let beginning = if name == "control-plane" { "127.0.0.1:" } else { "0.0.0.0:" };
-        assert!(said["listen"].as_str().unwrap().starts_with(beginning), "{name}");
+    assert!(named.len() > 5, "{named:?}");
+    for port in named.iter().filter(|port| port.is_string()) {
+        assert!(there.contains(port), "{port} of {there:?}");
     }
-    // What is copied from the repository is there, and is not kept from the build.
-    let ignored = read(".dockerignore");
-    for (_, rest) in instructions.iter().filter(|(word, rest)| word == "COPY" && !rest.starts_with("--from"))
-    {
-        let source = rest.split(' ').next().unwrap();
-        assert!(root().join(source).exists(), "{source}");
-    }
-    for member in ["proto", "runtime", "control-plane", "data-plane", "cli", "tests", "deploy/docker"] {
-        assert!(ignored.lines().any(|line| line == format!("!{member}")), "the build needs {member}");
-    }
-}
-
-#[tokio::test]
-async fn the_dockerfile_is_as_a_linter_wants_it_by_python() {
-    let mut hadolint = Command::new(tools::python().with_file_name("hadolint"));
-    hadolint.arg(root().join("deploy/docker/Dockerfile"));
-    let linted = command::run(hadolint).await;
-    assert_eq!(linted.code(), 0, "{}{}", linted.stdout, linted.stderr);
-}
-
-#[tokio::test]
-async fn compose_files_refer_to_what_there_is_by_python() {
-    for compose in python("yaml", &COMPOSE.map(str::to_owned)).await {
-        assert_composed(&compose).await;
-    }
-}
-
-async fn assert_composed(compose: &Value) {
-    let (services, stages) = (compose["services"].as_object().unwrap(), stages());
-    let mut published = BTreeSet::new();
-    for (name, service) in services {
-        let known = [
-            "build",
-            "cap_drop",
-            "command",
-            "depends_on",
-            "deploy",
-            "entrypoint",
-            "environment",
-            "healthcheck",
-            "image",
-            "ports",
-            "profiles",
-            "read_only",
-            "restart",
-            "security_opt",
-            "stop_grace_period",
-            "ulimits",
-            "volumes",
-        ];
-        for key in service.as_object().unwrap().keys() {
-            assert!(known.contains(&key.as_str()), "{name}: {key}");
-        }
-        for other in service["depends_on"].as_object().into_iter().flat_map(|others| others.keys()) {
-            assert!(services.contains_key(other), "{name} depends on {other}");
-        }
-        for volume in service["volumes"].as_array().into_iter().flatten() {
-            let source = volume.as_str().unwrap().split(':').next().unwrap();
-            let is_there = match source.starts_with('.') {
-                true => root().join("deploy/docker").join(source).exists(),
-                false => compose["volumes"].get(source).is_some(),
-            };
-            assert!(is_there, "{name}: {source}");
-        }
-        for port in service["ports"].as_array().into_iter().flatten() {
-            let port = port.as_str().unwrap();
-            assert!(published.insert(port.rsplit_once(':').unwrap().0.to_owned()), "{name}: {port} twice");
-        }
-        let Some(target) = service["build"]["target"].as_str() else { continue };
-        let mut settings = stages.get(target).unwrap_or_else(|| panic!("{name}: no stage {target}")).clone();
-        if target == "gwctl" {
-            continue;
-        }
-        let given = service["environment"].as_object().into_iter().flatten();
-        settings.extend(given.map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned())));
-        checked(program(target), &settings, name).await;
-        let grace = seconds(service["stop_grace_period"].as_str().unwrap());
-        assert_leaves_time(target, grace, &settings);
-    }
-}
-
-#[tokio::test]
-async fn a_container_is_healthy_when_its_program_says_that_it_is_ready_and_not_before() {
-    let folder = tempfile::tempdir().unwrap();
-    let healthy = async |port: u16| {
-        let mut command = Command::new("bash");
-        command.arg(root().join("deploy/docker/healthy")).arg(port.to_string());
-        command::run(command).await.code()
-    };
-    let control = ControlPlane::start(&folder.path().join("registry.redb")).await;
-    assert_eq!(healthy(control.address().port()).await, 0);
-    let mut nowhere = binaries::data_plane();
-    // It has heard from no control plane, so it has nothing to route by.
-    nowhere.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--no-cache"]);
-    nowhere.args(["--control-plane", "http://127.0.0.1:1"]);
-    let mut unready = gateway_tests::Process::spawn("data-plane", &mut nowhere);
-    let admin = unready.ready().await["admin"].as_str().unwrap().rsplit_once(':').unwrap().1.parse().unwrap();
-    assert_ne!(healthy(admin).await, 0);
-    unready.kill();
-    assert_ne!(healthy(admin).await, 0, "nobody listens");
 }
 
 #[tokio::test]

@@ -1,16 +1,11 @@
 //! Several control planes on an etcd, as deploy/ has them: each is found under a name of its own, and whoever needs all of them is told
 //! all of them.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    process::Command,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use gateway_tests::{command, tools};
 use serde_json::Value;
 
-use super::{COMPOSE, NAMESPACE, assert_deployable, environment, python, root};
+use super::{COMPOSE, NAMESPACE, Secrets, assert_deployable, built, environment, python};
 
 /// Of a setting that lists: what stands between its commas.
 fn listed<'a>(settings: &'a BTreeMap<String, String>, name: &str) -> BTreeSet<&'a str> {
@@ -18,22 +13,22 @@ fn listed<'a>(settings: &'a BTreeMap<String, String>, name: &str) -> BTreeSet<&'
 }
 
 /// Asserts that a data plane follows each of those that say where they are, by that.
-fn assert_follows_all(follower: &BTreeMap<String, String>, advertised: &[String]) {
-    let urls: Vec<_> = advertised.iter().map(|place| format!("http://{place}")).collect();
+fn assert_follows_all(follower: &BTreeMap<String, String>, scheme: &str, advertised: &[String]) {
+    let urls: Vec<_> = advertised.iter().map(|place| format!("{scheme}://{place}")).collect();
     assert_eq!(listed(follower, "GW_CONTROL_PLANE"), urls.iter().map(String::as_str).collect());
 }
 
 #[tokio::test]
 async fn manifests_of_many_control_planes_name_each_of_them_and_the_etcd_that_they_have_in_common_by_kustomize()
  {
-    let mut kustomize = Command::new(tools::kustomize());
-    kustomize.arg("build").arg(root().join("deploy/kubernetes-etcd"));
-    let folder = tempfile::tempdir().unwrap();
-    let made = folder.path().join("made.yaml");
-    fs::write(&made, command::run(kustomize).await.success()).unwrap();
-    let documents = python("manifests", &[made.display().to_string()]).await;
-    assert_deployable(&documents).await;
+    let documents = built("deploy/kubernetes-etcd").await;
+    let keys = ["ca.crt", "tls.crt", "tls.key"].map(|key| (key, String::new()));
+    assert_deployable(&documents, &Secrets::from([("gateway-etcd-client", BTreeMap::from(keys))])).await;
+    assert_many(&documents, "http");
+}
 
+/// Asserts that data planes and control planes find each of the latter, by this scheme.
+pub(super) fn assert_many(documents: &[Value], scheme: &str) {
     let find = |kind: &str, name: &str| -> &Value {
         let is_it = |document: &&Value| document["kind"] == kind && document["metadata"]["name"] == name;
         let document = documents.iter().find(is_it).unwrap_or_else(|| panic!("no {kind} {name}"));
@@ -57,10 +52,13 @@ async fn manifests_of_many_control_planes_name_each_of_them_and_the_etcd_that_th
     let named: Vec<_> = pods.iter().map(|pod| format!("{pod}.{peers}.{NAMESPACE}.svc:7400")).collect();
     assert_eq!(advertised, named);
     let follower = &find("Deployment", "gateway-data-plane")["spec"]["template"]["spec"]["containers"][0];
-    assert_follows_all(&environment(follower, "gateway-data-plane-7d9c5b6f4-x2x5k"), &advertised);
+    assert_follows_all(&environment(follower, "gateway-data-plane-7d9c5b6f4-x2x5k"), scheme, &advertised);
+    // Who registers has others to go to.
+    assert_ne!(find("Service", "gateway-control-plane")["spec"]["publishNotReadyAddresses"], true);
 
     // What etcd is shown, and by what it is believed, is a secret that the pod has.
-    let mount = &container["volumeMounts"][0];
+    let mounts = container["volumeMounts"].as_array().unwrap();
+    let mount = mounts.iter().find(|mount| mount["name"] == "etcd-client").unwrap();
     let volume = pod["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == mount["name"]);
     assert_eq!(volume.unwrap()["secret"]["secretName"], "gateway-etcd-client");
     let settings = environment(container, &pods[0]);
@@ -117,5 +115,5 @@ async fn containers_of_many_control_planes_name_each_of_them_and_every_member_of
     }
     let advertised: Vec<_> = controls.iter().map(|(_, control)| control["GW_ADVERTISE"].clone()).collect();
     let [(_, follower)] = &settings("data-plane")[..] else { panic!("one data plane") };
-    assert_follows_all(follower, &advertised);
+    assert_follows_all(follower, "http", &advertised);
 }

@@ -131,7 +131,7 @@ impl Running {
 ///
 /// # Errors
 /// A usage [`Failure`] naming `--listen` when the address cannot be bound, or `--store` when the store cannot be used; a
-/// fatal one when the store is not there, and may be when it is started again.
+/// fatal one when the address or the store is not to be had, and may be when it is started again.
 pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failure> {
     start_at(config, Passed::default(), shutdown).await
 }

@@ -44,7 +44,7 @@ use gateway_runtime::{
     Failure, Shutdown,
     passed::Passed,
     supervise::{Beyond, Supervisor},
-    tls::Tls,
+    tls::{Tls, Uses},
 };
 use tokio::{
     sync::{Mutex, Semaphore},
@@ -194,11 +194,12 @@ async fn serve<S: Store>(
     let loaded = store::load_patiently(&mut store).await.map_err(|error| unusable(&config, &error))?;
     tracing::info!(revision = loaded.revision, records = loaded.items.len(), "registry loaded");
 
+    let certificates = uses(tls.as_ref(), &credentials, &store);
     let effects = Effects {
         publisher: Arc::new(Publisher::new(loaded.epoch, View::new(loaded.revision, loaded.items))),
         leases: Arc::new(Leases::with_outlet(clock::now(), store.outlet())),
         observation: Arc::new(Observation::new(config.max_nodes)),
-        metrics: Arc::new(Metrics::new()),
+        metrics: Arc::new(Metrics::new().with_certificates(certificates)),
     };
     let audit = Audit::new(&effects.observation, &effects.metrics);
     let peers = store.peers();
@@ -268,6 +269,21 @@ async fn serve<S: Store>(
     follow_files(&mut supervisor, gate, tls, &edge.shutdown);
     let task = tokio::spawn(supervisor.run(END_TIMEOUT));
     Ok(Running { served, task })
+}
+
+/// All files for TLS, by what they are for.
+fn uses<S: Store>(tls: Option<&Arc<Tls>>, credentials: &Credentials, store: &S) -> Uses {
+    let mut uses = Uses::default();
+    if let Some(tls) = tls {
+        uses.add("listener", tls.standing());
+    }
+    if credentials.tls.has_files() {
+        uses.add("peers", credentials.tls.standing());
+    }
+    if let Some(standing) = store.certificates() {
+        uses.add("store", &standing);
+    }
+    uses
 }
 
 /// Starts every task that lives as long as the control plane, to end in the order in which they need each other.

@@ -165,6 +165,7 @@ pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Res
         started: clock.moment().wall,
         tls: config.tls.as_ref().map(|(_, tls)| tls.clone()),
         upstream_tls: config.upstream_tls.clone(),
+        certificates: config.certificates(),
         histogram_services: config.histogram_services,
         shutdown: shutdown.clone(),
     };

@@ -9,7 +9,7 @@ mod requests;
 use std::{fmt, sync::Arc, time::UNIX_EPOCH};
 
 use gateway_proto::{Health, Mode};
-use gateway_runtime::{build::BUILD, usage};
+use gateway_runtime::{build::BUILD, tls::Uses, usage};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, text},
@@ -343,6 +343,14 @@ impl Metrics {
         out.info("gateway_build", "Which build this is", &labels)
     }
 
+    fn encode_certificates(&self, out: &mut Families<'_>) -> fmt::Result {
+        let uses = &self.0.certificates;
+        let ((name, help), labels) = (Uses::ENDS, ["use", "file"]);
+        out.gauges(name, help, labels, uses.ends())?;
+        let (name, help) = Uses::UNUSABLE;
+        out.gauges(name, help, ["use"], uses.unusable())
+    }
+
     fn encode_panics(&self, out: &mut Families<'_>) -> fmt::Result {
         out.counters(
             "gateway_panics",
@@ -371,6 +379,7 @@ impl Collector for Metrics {
         self.encode_panics(&mut out)?;
         self.encode_access_log(&mut out)?;
         self.encode_traces(&mut out)?;
+        self.encode_certificates(&mut out)?;
         self.encode_process(&mut out)
     }
 }

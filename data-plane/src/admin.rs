@@ -73,6 +73,8 @@ pub(crate) struct Admin {
     pub(crate) upstream_tls: Arc<ClientTls>,
     /// All certificates, by what they are for.
     pub(crate) certificates: Uses,
+    /// Connections of clients that may be open at once.
+    pub(crate) max_connections: usize,
     /// Services up to which each has histograms of its own.
     pub(crate) histogram_services: usize,
     /// The process's shutdown: readiness fails as soon as it begins.

@@ -279,6 +279,8 @@ impl Metrics {
         let Active { connections, .. } = self.0.watch.active();
         let connections = i64::try_from(connections).unwrap_or(i64::MAX);
         out.gauge("gateway_connections", "Connections of clients that are open", connections)?;
+        let most = i64::try_from(self.0.max_connections).unwrap_or(i64::MAX);
+        out.gauge("gateway_connections_limit", "How many connections of clients may be open at once", most)?;
         let [open, passed, missed] = self.0.watch.pipes();
         let help = "Pipes through which long bodies pass without being copied, two file descriptors each";
         out.gauge("gateway_pipes", help, i64::try_from(open).unwrap_or(i64::MAX))?;

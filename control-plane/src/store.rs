@@ -46,6 +46,10 @@ pub use self::{
     served::Served,
 };
 
+/// What to do about a store of another format.
+const ANOTHER_FORMAT: &str =
+    "the version that wrote it still does, and docs/versions.md says how to go on from there";
+
 /// Durable records under growing revisions.
 ///
 /// One process may have it to itself, or several control planes share it. Then a commit says which revision it was

@@ -208,7 +208,13 @@ fn checksums_are_signed_by_the_key_that_is_named_and_no_other_passes_for_it() {
         // As docs/versions.md says it.
         let line = "ssh-keygen -Y verify -f \"$SIGNERS\" -I gateway -n gateway-release -s SHA256SUMS.sig <SHA256SUMS";
         let mut verified = bounded("sh");
-        verified.current_dir(&out).args(["-c", line]).env("SIGNERS", key.with_extension("signers")).status().unwrap().success()
+        verified
+            .current_dir(&out)
+            .args(["-c", line])
+            .env("SIGNERS", key.with_extension("signers"))
+            .status()
+            .unwrap()
+            .success()
     };
     assert!(passes(&ours) && !passes(&others));
 }
@@ -216,7 +222,8 @@ fn checksums_are_signed_by_the_key_that_is_named_and_no_other_passes_for_it() {
 #[test]
 fn a_release_stops_at_an_advisory_and_not_at_a_network_that_is_not_there() {
     let repository = Repository::with(&released());
-    let (is_made, said) = repository.run("deploy/release", &[], &[("FAILS", "deny check --disable-fetch advisories")]);
+    let (is_made, said) =
+        repository.run("deploy/release", &[], &[("FAILS", "deny check --disable-fetch advisories")]);
     assert!(!is_made, "{said}");
     let (is_made, said) = repository.run("deploy/release", &[], &[("FAILS", "deny fetch db")]);
     assert!(is_made && said.contains("advisories were NOT checked"), "{said}");

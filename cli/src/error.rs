@@ -141,7 +141,9 @@ impl From<io::Error> for Error {
 
 impl From<gateway_runtime::Failure> for Error {
     fn from(failure: gateway_runtime::Failure) -> Self {
-        let exit = if failure.code() == 2 { Exit::Usage } else { Exit::Failed };
+        // Nobody starts us again when a port is free: it was the wrong one to name.
+        let is_usage = failure.code() == 2 || failure.taken().is_some();
+        let exit = if is_usage { Exit::Usage } else { Exit::Failed };
         Self::new(exit, failure.to_string())
     }
 }

@@ -44,7 +44,7 @@ use gateway_runtime::{
     Failure, Shutdown,
     passed::Passed,
     supervise::{Beyond, Supervisor},
-    tls::Tls,
+    tls::{Tls, Uses},
 };
 use tokio::{
     sync::{Mutex, Semaphore},
@@ -131,7 +131,7 @@ impl Running {
 ///
 /// # Errors
 /// A usage [`Failure`] naming `--listen` when the address cannot be bound, or `--store` when the store cannot be used; a
-/// fatal one when the store is not there, and may be when it is started again.
+/// fatal one when the address or the store is not to be had, and may be when it is started again.
 pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failure> {
     start_at(config, Passed::default(), shutdown).await
 }
@@ -194,11 +194,12 @@ async fn serve<S: Store>(
     let loaded = store::load_patiently(&mut store).await.map_err(|error| unusable(&config, &error))?;
     tracing::info!(revision = loaded.revision, records = loaded.items.len(), "registry loaded");
 
+    let certificates = uses(tls.as_ref(), &credentials, &store);
     let effects = Effects {
         publisher: Arc::new(Publisher::new(loaded.epoch, View::new(loaded.revision, loaded.items))),
         leases: Arc::new(Leases::with_outlet(clock::now(), store.outlet())),
         observation: Arc::new(Observation::new(config.max_nodes)),
-        metrics: Arc::new(Metrics::new()),
+        metrics: Arc::new(Metrics::new().with_certificates(certificates)),
     };
     let audit = Audit::new(&effects.observation, &effects.metrics);
     let peers = store.peers();
@@ -268,6 +269,21 @@ async fn serve<S: Store>(
     follow_files(&mut supervisor, gate, tls, &edge.shutdown);
     let task = tokio::spawn(supervisor.run(END_TIMEOUT));
     Ok(Running { served, task })
+}
+
+/// All files for TLS, by what they are for.
+fn uses<S: Store>(tls: Option<&Arc<Tls>>, credentials: &Credentials, store: &S) -> Uses {
+    let mut uses = Uses::default();
+    if let Some(tls) = tls {
+        uses.add("listener", tls.standing());
+    }
+    if credentials.tls.has_files() {
+        uses.add("peers", credentials.tls.standing());
+    }
+    if let Some(standing) = store.certificates() {
+        uses.add("store", &standing);
+    }
+    uses
 }
 
 /// Starts every task that lives as long as the control plane, to end in the order in which they need each other.

@@ -61,7 +61,7 @@ impl SocketPlace {
     /// Listens there.
     ///
     /// # Errors
-    /// A usage [`Failure`] that names the flag, and why nobody can.
+    /// A [`Failure`] that names the flag, and why nobody can: a usage one unless somebody else has it.
     fn bind(&self) -> Result<UnixSocket, Failure> {
         UnixSocket::claim(&self.path, self.mode).map_err(|error| self.refused(&error))
     }
@@ -78,7 +78,9 @@ impl SocketPlace {
     }
 
     fn refused(&self, error: &io::Error) -> Failure {
-        Failure::usage(format!("--listen {self}: cannot listen there: {error}"))
+        let why = format!("--listen {self}: cannot listen there: {error}");
+        // Whoever listens there may be ending.
+        if error.kind() == io::ErrorKind::AddrInUse { Failure::fatal(why) } else { Failure::usage(why) }
     }
 }
 
@@ -134,7 +136,7 @@ impl Listeners {
     /// Listens wherever the configuration says; at a socket that was passed in place of its address.
     ///
     /// # Errors
-    /// A usage [`Failure`] that names the flag.
+    /// A [`Failure`] that names the flag, as of [`Failure::unbound`].
     pub(crate) fn bind(config: &Config, passed: Option<std::net::TcpListener>) -> Result<Self, Failure> {
         let tcp = match (passed, config.listen) {
             (Some(socket), _) => {

@@ -9,11 +9,12 @@ use std::{
 };
 
 use gateway_proto::{reason, v1};
-use gateway_runtime::{build::BUILD, usage};
+use gateway_runtime::{build::BUILD, tls::Uses, usage};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text::encode},
     metrics::{
+        MetricType,
         counter::{ConstCounter, Counter},
         family::Family,
         gauge::{ConstGauge, Gauge},
@@ -325,6 +326,12 @@ impl Metrics {
         metrics
     }
 
+    /// The same, with what there is to be told of files for TLS.
+    pub(crate) fn with_certificates(mut self, uses: Uses) -> Self {
+        self.registry.register_collector(Box::new(Certificates(uses)));
+        self
+    }
+
     pub(crate) fn registered(&self, result: Registered) {
         self.registrations.get_or_create(&result.labels()).inc();
     }
@@ -487,6 +494,26 @@ impl Collector for Process {
                     metric.encode(encoder.encode_descriptor(figure.name, figure.help, None, kind)?)?;
                 }
             }
+        }
+        Ok(())
+    }
+}
+
+/// What files for TLS are good for, read when somebody asks.
+#[derive(Debug)]
+struct Certificates(Uses);
+
+impl Collector for Certificates {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let (name, help) = Uses::ENDS;
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for ([of, file], end) in self.0.ends() {
+            family.encode_family(&[("use", of), ("file", file)])?.encode_gauge(&end)?;
+        }
+        let (name, help) = Uses::UNUSABLE;
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for ([of], is_unusable) in self.0.unusable() {
+            family.encode_family(&[("use", of)])?.encode_gauge(&is_unusable)?;
         }
         Ok(())
     }

@@ -18,9 +18,13 @@ mod round_trip_tests;
 mod served;
 mod stored;
 
-use std::collections::{BTreeSet, HashSet};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use gateway_proto::{LeaseId, NodeId, ReplicaKey};
+use gateway_runtime::tls::Standing;
 
 use crate::{
     leases::{LeaseTag, Outlet},
@@ -43,6 +47,10 @@ pub use self::{
     redb::Redb,
     served::Served,
 };
+
+/// What to do about a store of another format.
+const ANOTHER_FORMAT: &str =
+    "the version that wrote it still does, and docs/versions.md says how to go on from there";
 
 /// Durable records under growing revisions.
 ///
@@ -140,6 +148,11 @@ pub trait Store: Send + 'static {
         _base: Option<Revision>,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send {
         std::future::ready(Ok(true))
+    }
+
+    /// Of the files for TLS to it, if there are any.
+    fn certificates(&self) -> Option<Arc<Standing>> {
+        None
     }
 
     /// The control planes that share this store; `None`: nobody else may use it.

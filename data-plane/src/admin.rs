@@ -23,7 +23,7 @@ use gateway_proto::{NodeId, json::to_json, v1};
 use gateway_runtime::{
     Shutdown,
     panics::{PanicCounts, caught},
-    tls::{ClientTls, Tls},
+    tls::{ClientTls, Tls, Uses},
 };
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::spawn_blocking, time::Instant};
@@ -71,6 +71,10 @@ pub(crate) struct Admin {
     /// What else is read again when it changes.
     pub(crate) tls: Option<Arc<Tls>>,
     pub(crate) upstream_tls: Arc<ClientTls>,
+    /// All certificates, by what they are for.
+    pub(crate) certificates: Uses,
+    /// Connections of clients that may be open at once.
+    pub(crate) max_connections: usize,
     /// Services up to which each has histograms of its own.
     pub(crate) histogram_services: usize,
     /// The process's shutdown: readiness fails as soon as it begins.

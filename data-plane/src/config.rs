@@ -24,7 +24,7 @@ use gateway_proto::{ControlPlaneUrl, Locality, NodeId, v1, without_user};
 use gateway_runtime::{
     Failure,
     credentials::TokenFile,
-    tls::{ClientTls, ClientTlsFiles, Identity, Tls, TlsFiles},
+    tls::{ClientTls, ClientTlsFiles, Identity, Tls, TlsFiles, Uses},
 };
 
 use crate::{
@@ -207,6 +207,28 @@ pub struct Config {
     pub(crate) drain_delay: Duration,
     pub(crate) handover_socket: Option<PathBuf>,
     pub(crate) handover_timeout: Duration,
+}
+
+impl Config {
+    /// All files for TLS, by what they are for.
+    pub(crate) fn certificates(&self) -> Uses {
+        let mut uses = Uses::default();
+        let listeners =
+            [("listener", self.tls.as_ref().map(|(_, tls)| tls)), ("admin", self.access.tls.as_ref())];
+        for (of, tls) in listeners {
+            tls.into_iter().for_each(|tls| uses.add(of, tls.standing()));
+        }
+        let collector = self.tracer.as_ref().and_then(|tracer| tracer.tls_with_files());
+        let clients = [
+            ("replicas", Some(&self.upstream_tls)),
+            ("control_plane", Some(&self.identity.tls)),
+            ("collector", collector.as_ref()),
+        ];
+        for (of, tls) in clients {
+            tls.filter(|tls| tls.has_files()).into_iter().for_each(|tls| uses.add(of, tls.standing()));
+        }
+        uses
+    }
 }
 
 /// Where services and replicas come from.

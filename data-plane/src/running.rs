@@ -165,6 +165,8 @@ pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Res
         started: clock.moment().wall,
         tls: config.tls.as_ref().map(|(_, tls)| tls.clone()),
         upstream_tls: config.upstream_tls.clone(),
+        certificates: config.certificates(),
+        max_connections: config.limits.connections,
         histogram_services: config.histogram_services,
         shutdown: shutdown.clone(),
     };

@@ -11,20 +11,25 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// The process cannot start as configured: a bad flag, an unreadable file, a taken port. Exit code 2.
+    /// The process cannot start as configured: a bad flag, an unreadable file. Exit code 2.
     ///
     /// `message` names the flag and says what to do.
     pub fn usage(message: impl Into<String>) -> Self {
         Self { message: message.into(), code: 2, taken: None }
     }
 
-    /// The process cannot listen at the address that `flag` names. Exit code 2.
+    /// The process cannot listen at the address that `flag` names. Exit code 1 where that may pass by itself: whoever has the
+    /// address ends, or the machine is only about to get it. Otherwise 2.
     pub fn unbound(flag: &str, address: SocketAddr, error: &io::Error) -> Self {
-        let taken = (error.kind() == io::ErrorKind::AddrInUse).then_some(address);
-        Self { taken, ..Self::usage(format!("{flag} {address}: cannot listen there: {error}")) }
+        let why = format!("{flag} {address}: cannot listen there: {error}");
+        match error.kind() {
+            io::ErrorKind::AddrInUse => Self { taken: Some(address), ..Self::fatal(why) },
+            io::ErrorKind::AddrNotAvailable => Self::fatal(why),
+            _ => Self::usage(why),
+        }
     }
 
-    /// The process started and could not go on. Exit code 1.
+    /// The process could not go on, or cannot start for now. Exit code 1.
     pub fn fatal(message: impl Into<String>) -> Self {
         Self { message: message.into(), code: 1, taken: None }
     }
@@ -73,13 +78,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_that_is_taken_is_told_from_one_that_is_none_of_this_machine() {
+    fn an_address_that_may_be_had_later_is_told_from_one_that_may_not_be_had_and_a_taken_one_from_both() {
         let address = SocketAddr::from(([127, 0, 0, 1], 7400));
         let unbound = |kind| Failure::unbound("--listen", address, &io::Error::from(kind));
         let failure = unbound(io::ErrorKind::AddrInUse);
-        assert_eq!((failure.taken(), failure.code()), (Some(address), 2));
+        assert_eq!((failure.taken(), failure.code()), (Some(address), 1));
         assert_eq!(failure.to_string(), "--listen 127.0.0.1:7400: cannot listen there: address in use");
-        assert_eq!(unbound(io::ErrorKind::AddrNotAvailable).taken(), None);
+        let told = |kind| (unbound(kind).taken(), unbound(kind).code());
+        assert_eq!(told(io::ErrorKind::AddrNotAvailable), (None, 1), "the machine may be about to get it");
+        assert_eq!(told(io::ErrorKind::PermissionDenied), (None, 2));
     }
 
     #[derive(Debug)]

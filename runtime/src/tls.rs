@@ -7,6 +7,7 @@ mod accept;
 mod client;
 mod connect;
 mod peer;
+mod standing;
 #[cfg(test)]
 mod tests;
 
@@ -36,6 +37,8 @@ pub use accept::{accept, certificate_of};
 pub use client::{ClientTls, ClientTlsFiles};
 pub use connect::{Connection, connect, connect_to, connect_unix, resolve};
 pub use peer::PeerCertificate;
+use standing::Ends;
+pub use standing::{Standing, Uses};
 
 /// What a listener shows, and of whom it asks the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +70,7 @@ pub struct Tls {
     /// The files as they were when `current` was read.
     watched: ArcSwap<Watched>,
     read_at: ReadAt,
+    standing: Arc<Standing>,
 }
 
 impl Tls {
@@ -76,8 +80,9 @@ impl Tls {
     /// A usage [`Failure`] that names the file and what is wrong with it.
     pub fn load(files: TlsFiles) -> Result<Self, Failure> {
         let watched = ArcSwap::from_pointee(Watched::look(&files.paths()));
-        let config = read(&files).map_err(Failure::usage)?;
-        Ok(Self { files, current: ArcSwap::from_pointee(config), watched, read_at: ReadAt::now() })
+        let (config, ends) = read(&files).map_err(Failure::usage)?;
+        let (current, standing) = (ArcSwap::from_pointee(config), Standing::new(ends));
+        Ok(Self { files, current, watched, read_at: ReadAt::now(), standing })
     }
 
     /// For a connection that begins now. Those that are there keep what they have.
@@ -90,6 +95,11 @@ impl Tls {
         self.read_at.at()
     }
 
+    /// Until when what is shown is good, and whether the files could be used when they were read again.
+    pub fn standing(&self) -> &Arc<Standing> {
+        &self.standing
+    }
+
     /// Reads the files again whenever one of them has changed, until the shutdown. Files that cannot be used change
     /// nothing, and are said to be so once. Cancel safe.
     pub async fn follow(self: Arc<Self>, shutdown: Shutdown) {
@@ -97,13 +107,17 @@ impl Tls {
             read_again: "TLS certificates were read again: new connections are shown them",
             unusable: "TLS certificates changed and cannot be used: going on with those before",
         };
-        let files = self.files.clone();
+        let (files, standing) = (self.files.clone(), Arc::clone(&self.standing));
         let put = |(watched, config)| {
             self.current.store(Arc::new(config));
             self.watched.store(Arc::new(watched));
             self.read_at.again();
         };
-        let read = move || Ok((Watched::look(&files.paths()), read(&files)?));
+        let read = move || {
+            let (watched, read) = (Watched::look(&files.paths()), read(&files));
+            standing.was_read(&read);
+            Ok((watched, read?.0))
+        };
         files::follow(|| Watched::clone(&self.watched.load()), read, put, WORDS, shutdown).await;
     }
 }
@@ -115,10 +129,12 @@ impl TlsFiles {
     }
 }
 
-fn read(files: &TlsFiles) -> Result<ServerConfig, String> {
+fn read(files: &TlsFiles) -> Result<(ServerConfig, Ends), String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let shown = files.identities.iter().map(|identity| Shown::read(identity, &provider));
     let shown = Certificates(shown.collect::<Result<_, _>>()?);
+    let ends = files.identities.iter().zip(&shown.0).filter_map(|(identity, shown)| shown.end_of(identity));
+    let ends = ends.collect();
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
@@ -138,7 +154,7 @@ fn read(files: &TlsFiles) -> Result<ServerConfig, String> {
     config.alpn_protocols = files.protocols.iter().map(|name| name.to_vec()).collect();
     // Tickets are good until the next time the files are read: what is trusted then may be another.
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| error.to_string())?;
-    Ok(config)
+    Ok((config, ends))
 }
 
 /// The certificates of a listener.
@@ -158,6 +174,12 @@ impl Shown {
             format!("{certificate} and {key} do not belong together, or cannot be used: {error}")
         })?;
         Ok(Self(Arc::new(certified)))
+    }
+
+    /// When the first certificate of the chain ends, with its file.
+    fn end_of(&self, identity: &Identity) -> Option<(PathBuf, SystemTime)> {
+        let end = self.0.cert.iter().filter_map(|certificate| peer::end(certificate)).min()?;
+        Some((identity.certificate.clone(), end))
     }
 
     fn is_for(&self, name: &ServerName<'_>) -> bool {

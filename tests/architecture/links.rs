@@ -10,8 +10,8 @@ use super::{read, root};
 
 /// Every document for people.
 fn documents() -> Vec<PathBuf> {
-    let mut documents =
-        vec![root().join("README.md"), root().join("CHANGELOG.md"), root().join("tests/bench/README.md")];
+    let named = ["README.md", "CHANGELOG.md", "SECURITY.md", "tests/bench/README.md"];
+    let mut documents = named.map(|name| root().join(name)).to_vec();
     for entry in fs::read_dir(root().join("docs")).expect("there are docs") {
         let path = entry.expect("docs can be listed").path();
         if path.extension().is_some_and(|extension| extension == "md") {

@@ -68,6 +68,22 @@ fn every_alert_has_a_section_of_its_name_in_the_runbooks_and_a_test_and_no_secti
     let sections = runbooks.lines().filter_map(|line| line.strip_prefix("### ")).map(str::to_owned);
     assert_eq!(sections.collect::<BTreeSet<_>>(), alerts);
     let wanted = [
+        "DataPlaneDown",
+        "ControlPlaneDown",
+        "NothingToRouteBy",
+        "StoreSilent",
+        "PeerSilent",
+        "DataPlaneOutOfTouch",
+        "SlowStore",
+        "QuotaExhausted",
+        "AuthFileUnusable",
+        "CertificateFilesUnusable",
+        "CertificateEndsSoon",
+        "ConnectionsNearLimit",
+        "FilesNearLimit",
+        "GatewayPanicked",
+        "AccessLogLost",
+        "AttemptsFail",
         "NoReadyReplica",
         "AllBreakersOpen",
         "BreakerFlapping",

@@ -3,13 +3,19 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use gateway_proto::v1::{
     ConcurrencyPolicy, DeregisterRequest, Endpoint, Policy, RegisterRequest, UpdatePolicyRequest,
 };
-use gateway_tests::{Act, ControlPlane, DataPlane, Gateway, Scripted, eventually, http1};
+use gateway_tests::{
+    Act, ControlPlane, DataPlane, Gateway, Scripted,
+    authority::{Authority, client, server},
+    command, eventually, http1,
+};
 use http::Method;
+use rcgen::CertificateParams;
 use tempfile::TempDir;
 
 /// A family of series: its type, and the labels that its series have.
@@ -93,10 +99,10 @@ fn compare(plane: &str, text: &str) {
     }
 }
 
-/// A service of one dead replica, whose breaker is open, and with a limit, on a data plane with these flags.
-async fn planes(flags: &[&str]) -> (ControlPlane, DataPlane, (TempDir, Scripted)) {
+/// A service of one dead replica, whose breaker is open, and with a limit, on planes with these flags.
+async fn planes(of_control: &[&str], flags: &[&str]) -> (ControlPlane, DataPlane, (TempDir, Scripted)) {
     let directory = tempfile::tempdir().unwrap();
-    let control = ControlPlane::start(&directory.path().join("registry.redb")).await;
+    let control = ControlPlane::start_with(&directory.path().join("registry.redb"), of_control).await;
     let url = control.url();
     let flags = [&["--control-plane", &url, "--no-cache", "--node-id", "dp-1"][..], flags].concat();
     let data = DataPlane::start(&flags).await;
@@ -127,10 +133,80 @@ async fn planes(flags: &[&str]) -> (ControlPlane, DataPlane, (TempDir, Scripted)
 async fn each_metric_of_both_planes_is_documented_with_its_type_and_labels_and_no_other_is() {
     let log = tempfile::tempdir().unwrap();
     let path = log.path().join("access.log").display().to_string();
-    let (control, data, _kept) =
-        planes(&["--access-log", &path, "--otlp-endpoint", "http://127.0.0.1:9"]).await;
+    let ours = Authority::new("ours");
+    ours.sign("peer", client("peer", None));
+    ours.sign("clients", server(&["gw.example"]));
+    let (certificate, key) = (ours.path("clients.pem"), ours.path("clients.key"));
+    let (control, data, _kept) = planes(
+        &["--peer-cert", &ours.path("peer.pem"), "--peer-key", &ours.path("peer.key")],
+        &[
+            &["--access-log", &path, "--otlp-endpoint", "http://127.0.0.1:9"][..],
+            &["--tls-listen", "127.0.0.1:0", "--tls-certificate", &certificate, "--tls-key", &key],
+        ]
+        .concat(),
+    )
+    .await;
     compare("Data plane", &scrape(data.admin()).await);
     compare("Control plane", &scrape(control.address()).await);
+}
+
+#[tokio::test]
+async fn when_certificates_end_is_told_of_each_use_and_a_check_tells_of_those_that_do_soon() {
+    let ours = Authority::new("ours");
+    let now = SystemTime::now();
+    let until = |mut params: CertificateParams, days: u64| {
+        params.not_after = (now + Duration::from_secs(days * 86_400)).into();
+        params
+    };
+    ours.sign("peer", until(client("peer", None), 5));
+    ours.sign("clients", until(server(&["gw.example"]), 6));
+    ours.sign("node", until(client("node", None), 90));
+    let path = |name: &str| ours.path(name);
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("registry.redb");
+    let of_control = ["--peer-cert", &path("peer.pem"), "--peer-key", &path("peer.key")];
+    let control = ControlPlane::start_with(&store, &of_control).await;
+    let data = DataPlane::start(&[
+        "--control-plane",
+        &control.url(),
+        "--no-cache",
+        "--tls-listen",
+        "127.0.0.1:0",
+        "--tls-certificate",
+        &path("clients.pem"),
+        "--tls-key",
+        &path("clients.key"),
+        "--upstream-certificate",
+        &path("node.pem"),
+        "--upstream-key",
+        &path("node.key"),
+        "--control-plane-ca",
+        &path("ca.pem"),
+    ])
+    .await;
+    let ends_in = |text: &str, of: &str, name: &str| {
+        let labels = format!("{{use=\"{of}\",file=\"{}\"}}", path(name));
+        let at = value(text, &format!("gateway_certificate_not_after_timestamp_seconds{labels}"));
+        let now = now.duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+        // What was signed is cut to whole seconds.
+        at.map(|at| ((at - now) / 86_400.0).round())
+    };
+    let of_data = scrape(data.admin()).await;
+    assert_eq!(ends_in(&of_data, "listener", "clients.pem"), Some(6.0), "{of_data}");
+    assert_eq!(ends_in(&of_data, "replicas", "node.pem"), Some(90.0), "{of_data}");
+    for of in ["listener", "replicas", "control_plane"] {
+        let unusable = format!("gateway_certificate_files_unusable{{use=\"{of}\"}}");
+        assert_eq!(value(&of_data, &unusable), Some(0.0), "{of_data}");
+    }
+    let of_control = scrape(control.address()).await;
+    assert_eq!(ends_in(&of_control, "peers", "peer.pem"), Some(5.0), "{of_control}");
+
+    let admin = format!("http://{}", data.admin());
+    let check = command::gwctl(&control.url(), &["check", "--data-plane", &admin]).await.success();
+    let clients = format!("{admin}: the certificate in {} (listener) ends in 5days", path("clients.pem"));
+    assert!(check.contains(&clients), "{check}");
+    let peer = format!("the certificate in {} (peers) ends in 4days", path("peer.pem"));
+    assert!(check.contains(&peer) && !check.contains("node.pem"), "{check}");
 }
 
 #[tokio::test]
@@ -224,7 +300,7 @@ async fn a_client_that_goes_before_its_answer_is_counted_and_in_flight_until_the
 
 #[tokio::test]
 async fn with_more_services_than_the_flag_says_histograms_are_of_all_together() {
-    let (_control, data, _kept) = planes(&["--metrics-histogram-services", "0"]).await;
+    let (_control, data, _kept) = planes(&[], &["--metrics-histogram-services", "0"]).await;
     let text = scrape(data.admin()).await;
     for histogram in ["gateway_request_duration_seconds", "gateway_upstream_attempt_duration_seconds"] {
         assert!(value(&text, &format!("{histogram}_count{{service=\"*\"}}")).unwrap() >= 5.0, "{text}");

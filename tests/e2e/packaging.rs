@@ -59,6 +59,7 @@ fn every_file_of_deploy_is_read_by_some_test() {
             "deploy/prometheus" => extension == "yaml",
             _ if folder.starts_with("deploy/kubernetes") => extension == "yaml",
             "deploy/grafana" => extension == "json",
+            "deploy/logrotate" => name == "gateway",
             "deploy/systemd" => ["service", "socket", "env"].contains(&extension),
             "deploy/docker" => name == "Dockerfile" || name == "healthy" || COMPOSE.contains(&path),
             "deploy/examples" | "deploy/examples/policies" => extension == "toml",
@@ -95,6 +96,16 @@ fn every_setting_that_is_named_in_deploy_is_one_of_the_programs() {
         }
     }
     assert!(named > 40, "{named}");
+}
+
+#[test]
+fn the_log_that_is_rotated_is_in_the_units_folder_and_its_reload_opens_it_anew() {
+    let (unit, rotated) = (read("deploy/systemd/gw-data-plane.service"), read("deploy/logrotate/gateway"));
+    let of_unit = |key: &str| unit.lines().find_map(|line| line.strip_prefix(key));
+    let folder = format!("/var/log/{}/", of_unit("LogsDirectory=").unwrap());
+    assert!(rotated.lines().any(|line| line.starts_with(&folder) && line.ends_with(" {")), "{rotated}");
+    assert!(of_unit("ExecReload=").unwrap().contains("kill -HUP"));
+    assert!(rotated.contains("    postrotate\n        systemctl reload gw-data-plane\n    endscript\n"));
 }
 
 /// Has a program check these settings, with paths that only the machine has replaced; yields what would run.

@@ -61,7 +61,7 @@ impl Repository {
             let copied = bounded("cp").arg("-r").arg(root.join(name)).arg(here.path()).status();
             assert!(copied.unwrap().success(), "{name}");
         };
-        ["Cargo.toml", "LICENSE", "README.md", "deploy"].into_iter().for_each(copy);
+        ["Cargo.toml", "LICENSE", "README.md", "SECURITY.md", "deploy", "docs"].into_iter().for_each(copy);
         for member in ["control-plane", "data-plane", "cli", "proto", "bin"] {
             fs::create_dir(here.path().join(member)).unwrap();
         }
@@ -146,10 +146,13 @@ fn a_release_has_programs_manuals_completions_bills_and_checksums_that_are_right
         "control-plane.cdx.json",
         "data-plane.cdx.json",
         "cli.cdx.json",
-        "systemd/gw-data-plane.service",
-        "kubernetes/kustomization.yaml",
-        "kubernetes-etcd/kustomization.yaml",
-        "prometheus/alerts.yaml",
+        "deploy/docker/Dockerfile",
+        "deploy/systemd/gw-data-plane.service",
+        "deploy/kubernetes/kustomization.yaml",
+        "deploy/kubernetes-etcd/kustomization.yaml",
+        "deploy/prometheus/alerts.yaml",
+        "docs/runbooks.md",
+        "SECURITY.md",
         "LICENSE",
         "CHANGELOG.md",
     ] {
@@ -160,6 +163,8 @@ fn a_release_has_programs_manuals_completions_bills_and_checksums_that_are_right
     assert!(checked.lines().count() > 25 && checked.lines().all(|line| line.ends_with(": OK")), "{checked}");
     let asked = fs::read_to_string(repository.path("asked")).unwrap();
     assert!(asked.contains("deny check licenses bans sources") && asked.contains("--locked"), "{asked}");
+    assert!(asked.contains("deny check --disable-fetch advisories"), "{asked}");
+    assert!(said.contains("without a signature") && !out.join("SHA256SUMS.sig").exists(), "{said}");
     assert!(!repository.path("proto/bom.json").exists(), "nothing is left in the tree");
     assert_trained(&repository, &asked, &out);
 }
@@ -180,6 +185,48 @@ fn assert_trained(repository: &Repository, asked: &str, out: &Path) {
     let (_, order) = shipped.split_once("--symbol-ordering-file=").expect("it is laid out by what has run");
     let order = fs::read_to_string(order.split(',').next().unwrap()).unwrap();
     assert_eq!(order, "forward\nroute\n", "what has run, and nothing else");
+}
+
+#[test]
+fn checksums_are_signed_by_the_key_that_is_named_and_no_other_passes_for_it() {
+    let repository = Repository::with(&released());
+    let keys = tempfile::tempdir().unwrap();
+    let make = |name: &str| {
+        let path = keys.path().join(name);
+        let made = bounded("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&path).status();
+        assert!(made.unwrap().success());
+        let public = fs::read_to_string(path.with_extension("pub")).unwrap();
+        fs::write(path.with_extension("signers"), format!("gateway {public}")).unwrap();
+        path
+    };
+    let (ours, others) = (make("ours"), make("others"));
+    let variables = [("RELEASE_KEY", ours.to_str().unwrap())];
+    let (is_made, said) = repository.run("deploy/release", &["--without-tools"], &variables);
+    assert!(is_made, "{said}");
+    let out = repository.path(&format!("target/release-{}", env!("CARGO_PKG_VERSION")));
+    let passes = |key: &Path| {
+        // As docs/versions.md says it.
+        let line = "ssh-keygen -Y verify -f \"$SIGNERS\" -I gateway -n gateway-release -s SHA256SUMS.sig <SHA256SUMS";
+        let mut verified = bounded("sh");
+        verified
+            .current_dir(&out)
+            .args(["-c", line])
+            .env("SIGNERS", key.with_extension("signers"))
+            .status()
+            .unwrap()
+            .success()
+    };
+    assert!(passes(&ours) && !passes(&others));
+}
+
+#[test]
+fn a_release_stops_at_an_advisory_and_not_at_a_network_that_is_not_there() {
+    let repository = Repository::with(&released());
+    let (is_made, said) =
+        repository.run("deploy/release", &[], &[("FAILS", "deny check --disable-fetch advisories")]);
+    assert!(!is_made, "{said}");
+    let (is_made, said) = repository.run("deploy/release", &[], &[("FAILS", "deny fetch db")]);
+    assert!(is_made && said.contains("advisories were NOT checked"), "{said}");
 }
 
 #[test]

@@ -6,17 +6,22 @@ use gateway_tests::{Act, ControlPlane, DataPlane, Gateway, Scripted, binaries, c
 use http::Method;
 use serde_json::json;
 
-/// What a program says when it does not start.
-async fn refused(mut command: Command, args: &[&str]) -> String {
+/// What a program says when it does not start, and ends with this code.
+async fn refused(mut command: Command, args: &[&str], code: i32) -> String {
     command.args(args);
     let finished = command::run(command).await;
-    assert_eq!(finished.code(), 2, "{args:?}: {}", finished.stderr);
+    assert_eq!(finished.code(), code, "{args:?}: {}", finished.stderr);
     assert_eq!(finished.stdout, "", "{args:?}: nothing is ready");
     finished.stderr
 }
 
+/// An address that is taken may be free when the program is started again; nothing else here mends itself.
+fn code_of(args: &[&str], taken: &str) -> i32 {
+    if args.contains(&taken) { 1 } else { 2 }
+}
+
 #[tokio::test]
-async fn a_control_plane_that_cannot_start_exits_with_2_and_names_the_flag() {
+async fn a_control_plane_that_cannot_start_names_the_flag_and_exits_with_2_or_with_1_where_that_may_pass() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     let directory = tempfile::tempdir().unwrap();
@@ -33,7 +38,7 @@ async fn a_control_plane_that_cannot_start_exits_with_2_and_names_the_flag() {
         (&["--no-such-flag"], "--no-such-flag"),
     ];
     for (args, flag) in cases {
-        let said = refused(binaries::control_plane(), args).await;
+        let said = refused(binaries::control_plane(), args, code_of(args, &taken)).await;
         assert!(said.contains(flag), "{args:?}: {said}");
         assert!(!said.contains("panicked"), "{said}");
     }
@@ -41,7 +46,7 @@ async fn a_control_plane_that_cannot_start_exits_with_2_and_names_the_flag() {
 }
 
 #[tokio::test]
-async fn a_data_plane_that_cannot_start_exits_with_2_and_names_the_flag() {
+async fn a_data_plane_that_cannot_start_names_the_flag_and_exits_with_2_or_with_1_where_that_may_pass() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     let directory = tempfile::tempdir().unwrap();
@@ -67,7 +72,7 @@ async fn a_data_plane_that_cannot_start_exits_with_2_and_names_the_flag() {
                 command.args([name, value]);
             }
         }
-        let said = refused(command, args).await;
+        let said = refused(command, args, code_of(args, &taken)).await;
         assert!(said.contains(flag), "{args:?}: {said}");
         assert!(!said.contains("panicked"), "{said}");
     }
@@ -77,7 +82,7 @@ async fn a_data_plane_that_cannot_start_exits_with_2_and_names_the_flag() {
 async fn flags_can_be_given_by_environment() {
     let mut command = binaries::control_plane();
     command.env("GW_LISTEN", "127.0.0.1:0").env("GW_STORE", "nonsense");
-    let said = refused(command, &[]).await;
+    let said = refused(command, &[], 2).await;
     assert!(said.contains("--store"), "{said}");
 }
 
@@ -195,7 +200,7 @@ async fn a_check_says_what_would_run_or_why_it_would_not_and_disturbs_nobody() {
     ];
     for (mut program, args, named) in cases {
         program.arg("--check");
-        let said = refused(program, args).await;
+        let said = refused(program, args, 2).await;
         assert!(said.contains(named), "{args:?}: {said}");
     }
 }

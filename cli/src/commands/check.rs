@@ -22,6 +22,7 @@ use crate::{
     progress::Progress,
 };
 
+mod certificates;
 mod control_plane;
 mod data_planes;
 mod finding;
@@ -44,7 +45,8 @@ pub(crate) struct Args {
     /// Check again until nothing fails, at most this long
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     wait: Option<Duration>,
-    /// Also ask a data plane's admin side whether it is ready, such as http://127.0.0.1:7401; may be repeated
+    /// Also ask a data plane's admin side whether it is ready and its certificates are good,
+    /// such as http://127.0.0.1:7401; may be repeated
     #[arg(long = "data-plane", value_name = "URL")]
     data_planes: Vec<String>,
     /// Before anything runs: whether this machine could run it
@@ -130,17 +132,16 @@ async fn inspect(connected: Result<Control, Error>) -> (Report, Exit) {
     };
     let endpoint = control.endpoint();
     let (readyz, metrics) = (control.probe("/readyz?verbose").await, control.probe("/metrics").await);
-    let certificate = control_plane::certificate(control.certificate_ends(), SystemTime::now());
     let mut categories = vec![Category {
         name: control_plane::NAME,
         findings: control_plane::findings(
             endpoint,
             (readyz, metrics, control.serving().await),
             control.probe("/whoami").await,
+            control.certificate_ends(),
             SystemTime::now(),
         ),
     }];
-    categories[0].findings.extend(certificate);
     if !endpoint.is_local() {
         let is_open = control.reflects_to_strangers().await;
         categories[0].findings.extend(control_plane::reflection(endpoint, is_open));
@@ -169,6 +170,11 @@ async fn ask_data_planes(urls: &[String], (shown, timeout): (&Shown, Duration), 
     for url in urls {
         let answer = get_from_data_plane(url, "/readyz?verbose", shown, timeout).await;
         findings.extend(data_planes::readiness(url, answer));
+        // Whoever may not see it is told whether it is ready, and no more.
+        if let Ok((_, metrics)) = get_from_data_plane(url, "/metrics", shown, timeout).await {
+            let (id, now) = ("data-planes/certificate", SystemTime::now());
+            findings.extend(certificates::troubles(id, url, &metrics, None, now));
+        }
     }
     match report.0.iter_mut().find(|category| category.name == data_planes::NAME) {
         Some(category) => category.findings.extend(findings),

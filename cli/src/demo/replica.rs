@@ -44,7 +44,7 @@ impl Replica {
     /// Binds `listen`; port 0 takes a free one.
     ///
     /// # Errors
-    /// A usage [`Failure`] naming `--listen` when the address cannot be bound.
+    /// A [`Failure`] naming `--listen` when the address cannot be bound.
     pub(crate) async fn bind(listen: SocketAddr, id: &str) -> Result<Self, Failure> {
         let refuse = |error| Failure::unbound("--listen", listen, &error);
         let listener = TcpListener::bind(listen).await.map_err(refuse)?;

@@ -1,8 +1,9 @@
 //! The store that a configuration names, whichever it is.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use gateway_proto::NodeId;
+use gateway_runtime::tls::Standing;
 
 use super::{
     Commit, Etcd, EtcdFiles, Fence, Loaded, Memory, News, Peers, Redb, Store, StoreError, StoreLocation,
@@ -134,6 +135,14 @@ impl Store for AnyStore {
             Self::Redb(store) => store.outlet(),
             Self::Etcd(store) => store.outlet(),
             Self::Memory(store) => store.outlet(),
+        }
+    }
+
+    fn certificates(&self) -> Option<Arc<Standing>> {
+        match self {
+            Self::Redb(store) => store.certificates(),
+            Self::Etcd(store) => store.certificates(),
+            Self::Memory(store) => store.certificates(),
         }
     }
 

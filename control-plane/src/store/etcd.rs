@@ -38,7 +38,7 @@ use std::{
 };
 
 use gateway_proto::etcd::{KeyValue, RangeRequest, TxnResponse, response_op::Response as Answer};
-use gateway_runtime::Shutdown;
+use gateway_runtime::{Shutdown, tls::Standing};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -486,6 +486,10 @@ impl Store for Etcd {
 
     fn outlet(&self) -> Option<Outlet> {
         Some(self.outlet.clone())
+    }
+
+    fn certificates(&self) -> Option<Arc<Standing>> {
+        self.client.tls().filter(|tls| tls.has_files()).map(|tls| Arc::clone(tls.standing()))
     }
 
     fn peers(&self) -> Option<Peers> {

@@ -33,7 +33,7 @@ use redb::{
 };
 
 pub(super) use self::draft::Draft;
-use super::{Commit, Fence, Loaded, Store, StoreError, new_epoch, stored};
+use super::{ANOTHER_FORMAT, Commit, Fence, Loaded, Store, StoreError, new_epoch, stored};
 use crate::registry::{Item, Key, Mutation, Revision, Write};
 
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
@@ -302,7 +302,8 @@ fn open_existing(backend: impl StorageBackend) -> Result<Database, StoreError> {
     match format(&database)?.as_deref() {
         Some(FORMAT) => Ok(database),
         Some(other) => {
-            let why = format!("the file has format {other}, this version reads format {FORMAT}");
+            let why =
+                format!("the file has format {other}, this version reads format {FORMAT}; {ANOTHER_FORMAT}");
             Err(StoreError::Unusable(why))
         }
         None => Err(damaged("it names no format")),

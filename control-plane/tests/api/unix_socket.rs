@@ -123,7 +123,7 @@ async fn who_is_asked_who_he_is_shows_a_token_there_too_or_is_a_user_of_the_file
 async fn a_socket_of_a_dead_process_is_replaced_and_that_of_a_living_one_is_refused() {
     let local = Local::start(|_, _| {}).await;
     let refused = start(config(&local.path, 0o600)).await.unwrap_err();
-    assert_eq!(refused.code(), 2);
+    assert_eq!(refused.code(), 1);
     assert_eq!(
         refused.to_string(),
         format!(

@@ -9,7 +9,7 @@ mod requests;
 use std::{fmt, sync::Arc, time::UNIX_EPOCH};
 
 use gateway_proto::{Health, Mode};
-use gateway_runtime::{build::BUILD, usage};
+use gateway_runtime::{build::BUILD, tls::Uses, usage};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, text},
@@ -279,6 +279,8 @@ impl Metrics {
         let Active { connections, .. } = self.0.watch.active();
         let connections = i64::try_from(connections).unwrap_or(i64::MAX);
         out.gauge("gateway_connections", "Connections of clients that are open", connections)?;
+        let most = i64::try_from(self.0.max_connections).unwrap_or(i64::MAX);
+        out.gauge("gateway_connections_limit", "How many connections of clients may be open at once", most)?;
         let [open, passed, missed] = self.0.watch.pipes();
         let help = "Pipes through which long bodies pass without being copied, two file descriptors each";
         out.gauge("gateway_pipes", help, i64::try_from(open).unwrap_or(i64::MAX))?;
@@ -343,6 +345,14 @@ impl Metrics {
         out.info("gateway_build", "Which build this is", &labels)
     }
 
+    fn encode_certificates(&self, out: &mut Families<'_>) -> fmt::Result {
+        let uses = &self.0.certificates;
+        let ((name, help), labels) = (Uses::ENDS, ["use", "file"]);
+        out.gauges(name, help, labels, uses.ends())?;
+        let (name, help) = Uses::UNUSABLE;
+        out.gauges(name, help, ["use"], uses.unusable())
+    }
+
     fn encode_panics(&self, out: &mut Families<'_>) -> fmt::Result {
         out.counters(
             "gateway_panics",
@@ -371,6 +381,7 @@ impl Collector for Metrics {
         self.encode_panics(&mut out)?;
         self.encode_access_log(&mut out)?;
         self.encode_traces(&mut out)?;
+        self.encode_certificates(&mut out)?;
         self.encode_process(&mut out)
     }
 }

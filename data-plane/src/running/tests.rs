@@ -364,7 +364,7 @@ async fn after_the_shutdown_readiness_fails_while_clients_are_still_served() {
 }
 
 #[tokio::test]
-async fn a_taken_port_is_a_usage_failure_that_names_the_flag() {
+async fn a_taken_port_ends_the_start_for_now_and_the_flag_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for flag in ["--listen", "--admin-listen"] {
@@ -374,7 +374,7 @@ async fn a_taken_port_is_a_usage_failure_that_names_the_flag() {
         args[place + 1].clone_from(&address);
         let config = Cli::try_parse_from(args).unwrap().args.validate().unwrap();
         let failure = start(config, Shutdown::new()).await.unwrap_err();
-        assert_eq!(failure.code(), 2);
+        assert_eq!(failure.code(), 1);
         assert!(
             failure.to_string().starts_with(&format!("{flag} {address}: cannot listen there: ")),
             "{failure}"

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::SystemTime};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
 
-use super::{Identity, PeerCertificate, Shown, certificates, unusable};
+use super::{Ends, Identity, PeerCertificate, Shown, Standing, certificates, unusable};
 use crate::{
     Failure, Shutdown,
     files::{self, ReadAt, Watched, Words},
@@ -30,6 +30,7 @@ pub struct ClientTls {
     /// The files as they were when `current` was read.
     watched: ArcSwap<Watched>,
     read_at: ReadAt,
+    standing: Arc<Standing>,
     /// What a server said against us last.
     refusal: ArcSwapOption<String>,
     /// What a server showed last.
@@ -45,13 +46,15 @@ impl ClientTls {
     pub fn load(files: ClientTlsFiles) -> Result<Self, Failure> {
         let watched = ArcSwap::from_pointee(Watched::look(&files.paths()));
         let is_needed = files.ca.is_some() || files.identity.is_some();
-        let config = is_needed.then(|| read(&files)).transpose().map_err(Failure::usage)?;
+        let read = is_needed.then(|| read(&files)).transpose().map_err(Failure::usage)?;
+        let (config, ends) = read.unzip();
         let read_at = if is_needed { ReadAt::now() } else { ReadAt::default() };
         Ok(Self {
             files,
             current: ArcSwapOption::from(config.map(Arc::new)),
             watched,
             read_at,
+            standing: Standing::new(ends.unwrap_or_default()),
             refusal: ArcSwapOption::empty(),
             shown: ArcSwapOption::empty(),
         })
@@ -67,7 +70,8 @@ impl ClientTls {
         }
         let files = self.files.clone();
         let read = tokio::task::spawn_blocking(move || read(&files)).await;
-        let config = Arc::new(read.unwrap_or_else(|panicked| Err(panicked.to_string()))?);
+        let (config, _) = read.unwrap_or_else(|panicked| Err(panicked.to_string()))?;
+        let config = Arc::new(config);
         self.current.store(Some(Arc::clone(&config)));
         Ok(config)
     }
@@ -96,6 +100,11 @@ impl ClientTls {
         self.read_at.at()
     }
 
+    /// Until when what is shown is good, and whether the files could be used when they were read again.
+    pub fn standing(&self) -> &Arc<Standing> {
+        &self.standing
+    }
+
     /// Whether there are files to be looked at.
     pub fn has_files(&self) -> bool {
         !self.files.paths().is_empty()
@@ -108,13 +117,17 @@ impl ClientTls {
             read_again: "the files for TLS to servers were read again: new connections go by them",
             unusable: "the files for TLS to servers changed and cannot be used: going on with those before",
         };
-        let files = self.files.clone();
+        let (files, standing) = (self.files.clone(), Arc::clone(&self.standing));
         let put = |(watched, config)| {
             self.current.store(Some(Arc::new(config)));
             self.watched.store(Arc::new(watched));
             self.read_at.again();
         };
-        let read = move || Ok((Watched::look(&files.paths()), read(&files)?));
+        let read = move || {
+            let (watched, read) = (Watched::look(&files.paths()), read(&files));
+            standing.was_read(&read);
+            Ok((watched, read?.0))
+        };
         files::follow(|| Watched::clone(&self.watched.load()), read, put, WORDS, shutdown).await;
     }
 }
@@ -126,7 +139,8 @@ impl ClientTlsFiles {
     }
 }
 
-fn read(files: &ClientTlsFiles) -> Result<ClientConfig, String> {
+fn read(files: &ClientTlsFiles) -> Result<(ClientConfig, Ends), String> {
+    let mut ends = Ends::new();
     let provider = Arc::new(aws_lc_rs::default_provider());
     let roots = match &files.ca {
         Some(path) => {
@@ -145,12 +159,14 @@ fn read(files: &ClientTlsFiles) -> Result<ClientConfig, String> {
     let mut config = match &files.identity {
         None => builder.with_no_client_auth(),
         Some(identity) => {
-            let Shown(key) = Shown::read(identity, &provider)?;
+            let shown = Shown::read(identity, &provider)?;
+            ends.extend(shown.end_of(identity));
+            let Shown(key) = shown;
             builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key)))
         }
     };
     config.alpn_protocols = files.protocols.iter().map(|name| name.to_vec()).collect();
-    Ok(config)
+    Ok((config, ends))
 }
 
 /// The authorities that the system trusts. What of them cannot be read is trusted by nobody.

@@ -44,6 +44,11 @@ impl PeerCertificate {
     }
 }
 
+/// When a certificate ends.
+pub(super) fn end(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    subject_and_end(certificate).map(|(_, end)| end)
+}
+
 const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
 const OID: u8 = 0x06;

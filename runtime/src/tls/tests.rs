@@ -33,10 +33,16 @@ impl Authority {
 
     /// Writes a certificate for these names, and its key.
     fn sign(&self, file: &str, names: &[&str]) -> Identity {
+        self.sign_until(file, names, 4000)
+    }
+
+    /// The same, good until a year begins.
+    fn sign_until(&self, file: &str, names: &[&str], year: i32) -> Identity {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(names).unwrap();
         params.distinguished_name.push(DnType::CommonName, file);
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         let signed = params.signed_by(&key, &self.issuer).unwrap();
         let path = |end| self.folder.path().join(format!("{file}.{end}"));
         fs::write(path("crt"), signed.pem()).unwrap();
@@ -213,6 +219,52 @@ async fn whom_a_client_believes_is_read_again_and_half_written_files_change_noth
     }
     shutdown.begin();
     following.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn until_when_what_is_shown_is_good_is_told_and_whether_what_is_in_the_files_now_can_be_used() {
+    const OF_2040: u64 = 2_208_988_800;
+    const OF_2030: u64 = 1_893_456_000;
+    let authority = Authority::new("a");
+    let shown = authority.sign_until("one", &["one.example"], 2040);
+    let of_clients =
+        ClientTlsFiles { identity: Some(shown.clone()), ca: Some(authority.file()), protocols: &[] };
+    let (tls, client) =
+        (Tls::load(files(vec![shown.clone()])).unwrap(), ClientTls::load(of_clients).unwrap());
+    let (tls, client) = (Arc::new(tls), Arc::new(client));
+    let mut uses = Uses::default();
+    uses.add("listener", tls.standing());
+    uses.add("replicas", client.standing());
+    let told = |end, is_unusable| {
+        let file = shown.certificate.display().to_string();
+        let both = ["listener", "replicas"];
+        let ends = both.map(|of| ([of.to_owned(), file.clone()], end));
+        (ends.to_vec(), both.map(|of| ([of], is_unusable)).to_vec())
+    };
+    assert_eq!((uses.ends(), uses.unusable()), told(OF_2040, 0));
+
+    let shutdown = Shutdown::new();
+    let following = tokio::spawn(Arc::clone(&tls).follow(shutdown.clone()));
+    let client_following = tokio::spawn(client.follow(shutdown.clone()));
+    let becomes = async |end, is_unusable| {
+        let (patience, expected) = (Instant::now(), told(end, is_unusable));
+        while (uses.ends(), uses.unusable()) != expected {
+            assert!(patience.elapsed() < Duration::from_secs(20), "{:?} {:?}", uses.ends(), uses.unusable());
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    };
+    // A chain is as good as the first of it that ends.
+    let other = authority.sign_until("other", &["other.example"], 2030);
+    let chain = [&shown, &other].map(|one| fs::read_to_string(&one.certificate).unwrap()).concat();
+    fs::write(&shown.certificate, &chain).unwrap();
+    becomes(OF_2030, 0).await;
+    fs::write(&shown.certificate, &chain[..chain.len() / 3]).unwrap();
+    becomes(OF_2030, 1).await;
+    authority.sign_until("one", &["one.example"], 2040);
+    becomes(OF_2040, 0).await;
+    shutdown.begin();
+    following.await.unwrap();
+    client_following.await.unwrap();
 }
 
 #[test]

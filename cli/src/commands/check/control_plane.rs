@@ -5,24 +5,27 @@ use std::time::{Duration, SystemTime};
 use gateway_proto::ControlPlaneUrl;
 use http::StatusCode;
 
-use super::finding::{Finding, Outcome, told};
+use super::{
+    certificates::{lifetime, troubles},
+    finding::{Finding, Outcome, told},
+};
 use crate::{control::Probed, endpoint::Endpoint, error::Error};
 
 pub(super) const NAME: &str = "control-plane";
 
+const CERTIFICATE: &str = "control-plane/certificate";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Ages are shown in seconds: clocks that differ by less do no harm. The server's clock comes in whole seconds.
 const MAX_SKEW: Duration = Duration::from_secs(3);
 /// Seconds in the mean until a group of changes is durable; a disk that is well takes a few milliseconds, an etcd tens of them.
 const SLOW_STORE: f64 = 0.25;
-/// A certificate that ends sooner should have been replaced by now.
-const MIN_CERTIFICATE: Duration = Duration::from_secs(14 * 86_400);
 
 /// What the answers to the probes mean.
 pub(super) fn findings(
     endpoint: &Endpoint,
     (readyz, metrics, serving): (Result<Probed, Error>, Result<Probed, Error>, Result<bool, Error>),
     whoami: Result<Probed, Error>,
+    shown: Option<SystemTime>,
     now: SystemTime,
 ) -> Vec<Finding> {
     let readyz = match readyz {
@@ -37,6 +40,10 @@ pub(super) fn findings(
     findings.extend(readiness(&readyz));
     findings.extend(metrics.as_deref().and_then(store));
     findings.extend(metrics.as_deref().and_then(auth_file));
+    // What it shows to us is told by itself.
+    let known = shown.map(|_| "listener");
+    findings.extend(certificate(shown, now));
+    findings.extend(metrics.iter().flat_map(|text| troubles(CERTIFICATE, NAME, text, known, now)));
     findings.push(health(serving));
     findings.extend(skew(&readyz, now));
     findings.extend(exposure(endpoint));
@@ -164,20 +171,12 @@ fn access(endpoint: &Endpoint, whoami: Result<Probed, Error>) -> Option<Finding>
 }
 
 /// Whether the certificate that the control plane shows is good for a while.
-pub(super) fn certificate(ends: Option<SystemTime>, now: SystemTime) -> Option<Finding> {
-    const ID: &str = "control-plane/certificate";
-    let left = ends?.duration_since(now).unwrap_or_default();
-    let days = left.as_secs() / 86_400;
-    Some(match left < MIN_CERTIFICATE {
-        false => Finding::passed(ID, format!("its certificate is good for {days} days")),
-        true => Finding::warned(
-            ID,
-            format!(
-                "its certificate ends in {}",
-                humantime::format_duration(Duration::from_secs(left.as_secs()))
-            ),
-        )
-        .hint("replace the files of  --tls-cert  and  --tls-key:  they are read again without a restart"),
+fn certificate(ends: Option<SystemTime>, now: SystemTime) -> Option<Finding> {
+    let finding = lifetime(CERTIFICATE, "its certificate", ends?, now);
+    Some(match finding.outcome {
+        Outcome::Passed => finding,
+        _ => finding
+            .hint("replace the files of  --tls-cert  and  --tls-key:  they are read again without a restart"),
     })
 }
 
@@ -240,13 +239,11 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_that_ends_soon_is_told_while_there_is_time() {
+    fn the_certificate_that_it_shows_is_told_of_with_what_to_do_when_it_ends_soon() {
         let told = |days: u64| certificate(Some(now() + Duration::from_secs(days * 86_400)), now()).unwrap();
         assert_eq!(told(90).description, "its certificate is good for 90 days");
-        assert_eq!(
-            (told(3).outcome, told(3).description.as_str()),
-            (Outcome::Warned, "its certificate ends in 3days")
-        );
+        assert!(told(90).hints.is_empty());
+        assert_eq!((told(3).outcome, told(3).hints.len()), (Outcome::Warned, 1));
         assert_eq!(certificate(None, now()), None);
     }
 
@@ -294,6 +291,7 @@ mod tests {
             &endpoint("http://127.0.0.1:7400"),
             (Ok(readyz), Ok(build(VERSION)), Ok(true)),
             known(),
+            None,
             now(),
         );
         let same = format!("versions match (gwctl and control plane {VERSION})");
@@ -321,6 +319,7 @@ mod tests {
             &endpoint("http://10.0.0.5:7400"),
             (Ok(readyz), Ok(build("9.9.9")), Ok(false)),
             stranger(),
+            None,
             now(),
         );
         let versions = format!("gwctl is {VERSION}, the control plane is 9.9.9");
@@ -345,6 +344,7 @@ mod tests {
             &endpoint("http://[::1]:7400"),
             (Err(error), Ok(build(VERSION)), Ok(true)),
             known(),
+            None,
             now(),
         );
         assert_eq!(found(&findings), [(Outcome::Failed, "did not answer within 10s")]);

@@ -1,5 +1,7 @@
 //! What says that the keys below a prefix are ours: drawn once, by whoever makes the store.
 
+use super::super::ANOTHER_FORMAT;
+
 /// Of the keys and of what they hold. A later layout has another number.
 const FORMAT: &str = "1";
 
@@ -30,7 +32,9 @@ impl Meta {
             .filter(|(_, drawn)| !drawn.is_empty())
             .ok_or("it says that it is something else")?;
         if format != FORMAT {
-            return Err(format!("it has format {format}, this version reads format {FORMAT}"));
+            return Err(format!(
+                "it has format {format}, this version reads format {FORMAT}; {ANOTHER_FORMAT}"
+            ));
         }
         Ok(Self { drawn: drawn.to_owned() })
     }

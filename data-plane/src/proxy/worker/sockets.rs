@@ -37,7 +37,7 @@ impl Sockets {
     /// Binds one for each worker; port 0 takes a free one.
     ///
     /// # Errors
-    /// A usage [`Failure`] that names `flag`.
+    /// As of [`Failure::unbound`].
     pub fn bind(flag: &str, listen: SocketAddr, workers: usize) -> Result<Self, Failure> {
         Self::bind_for_each(listen, workers).map_err(|error| Failure::unbound(flag, listen, &error))
     }

@@ -345,7 +345,7 @@ mod tests {
         bench.ask(Step::Read(v1::ReadStore {})).await;
         bench.ask(Step::Close(v1::CloseStore { to: "etcd://a/gw".into() })).await;
         bench.ask(Step::End(v1::EndMove { revision: 0 })).await;
-        bench.ended.await.unwrap().unwrap();
+        (&mut bench.ended).await.unwrap().unwrap();
         let refused = renew(&bench);
         assert_eq!(refused.code(), Code::Unavailable);
         assert!(refused.message().contains("etcd://a/gw"), "{refused}");

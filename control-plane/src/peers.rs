@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use gateway_proto::{v1, web_url};
+use gateway_proto::{ControlPlaneUrl, v1, web_url};
 use gateway_runtime::{
     Failure,
     credentials::TokenFile,
@@ -109,6 +109,12 @@ impl Address {
             return Err("has no port: write HOST:PORT".into());
         }
         Ok(Self { text: text.into(), url })
+    }
+
+    /// Whether a token that it is shown can be read by all between.
+    fn is_overheard(&self) -> bool {
+        let url = ControlPlaneUrl::Web(self.url.clone());
+        !url.is_encrypted() && !url.is_local()
     }
 
     /// Unless it has a name.
@@ -345,6 +351,12 @@ pub(crate) async fn run(edge: Arc<Edge>, credentials: Credentials, mut source: S
         for address in others {
             let text = Arc::clone(&address.text);
             running.entry(text).or_insert_with(|| {
+                if credentials.token.is_some() && address.is_overheard() {
+                    tracing::warn!(
+                        peer = %address,
+                        "the token of --peer-token-file is sent to a control plane without TLS, for all to read: name it by https://"
+                    );
+                }
                 tasks.spawn(Link::new(Arc::clone(&edge), credentials.clone(), address).follow())
             });
         }
@@ -407,6 +419,21 @@ mod tests {
         }
         for bad in ["", "b.example", "b.example:", "b:1/x", "ftp://b:1"] {
             assert!(Address::parse(bad, false).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_overheard_beyond_this_machine_where_there_is_no_tls() {
+        for (text, is_encrypted, is_overheard) in [
+            ("10.0.0.2:7400", false, true),
+            ("10.0.0.2:7400", true, false),
+            ("http://b.example:7400", true, true),
+            ("https://b.example:7400", false, false),
+            ("127.0.0.1:7400", false, false),
+            ("[::1]:7400", false, false),
+            ("localhost:7400", false, false),
+        ] {
+            assert_eq!(Address::parse(text, is_encrypted).unwrap().is_overheard(), is_overheard, "{text}");
         }
     }
 

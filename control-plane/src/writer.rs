@@ -18,7 +18,7 @@ mod others;
 use std::{
     collections::VecDeque,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use gateway_proto::Address;
@@ -40,7 +40,7 @@ use crate::{
         Answer, Candidates, Command, Committed, Event, Group, Limits, Record, RegistryError, Revision, Step,
         View, unproven,
     },
-    store::{Commit, Store, StoreError},
+    store::{Commit, Store},
     turns::Turn,
 };
 

@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::Command, time::Duration};
 
 use gateway_proto::v1::{DeregisterRequest, registry_service_client::RegistryServiceClient};
 use gateway_tests::{ControlPlane, Etcd, binaries, command, eventually, eventually_within};
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use tokio::task::JoinSet;
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt;
@@ -15,7 +15,7 @@ use crate::etcd::{find, ids, pair, register, renew, request};
 const RENEWED: Duration = Duration::from_secs(40);
 
 /// What `--check` says of a store: whether it can be used, and the words.
-fn checked(store: &str, flags: &[&str]) -> (bool, String) {
+pub(crate) fn checked(store: &str, flags: &[&str]) -> (bool, String) {
     let mut command: Command = binaries::control_plane();
     let output = command.args(["--check", "--store", store]).args(flags).output().unwrap();
     let said =
@@ -201,17 +201,18 @@ pub(crate) fn of_a_move(status: Status) -> Result<(), String> {
     if is_temporary { Ok(()) } else { Err(format!("{status:?}")) }
 }
 
-/// An authority, and what it has signed for the server and for a client, as files.
-fn certificates(folder: &Path) {
+/// An authority, and what it has signed for the server and for two clients, as files. Each has its file's name as its common name.
+pub(crate) fn certificates(folder: &Path) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = params.self_signed(&key).unwrap();
     let issuer = Issuer::from_params(&params, &key);
     fs::write(folder.join("ca.pem"), authority.pem()).unwrap();
-    for name in ["server", "client"] {
+    for name in ["server", "client", "gw"] {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let certificate = params.signed_by(&key, &issuer).unwrap();

@@ -241,3 +241,20 @@ async fn a_watch_goes_on_at_the_other_control_plane() {
     register(&pair[1], 1002).await;
     told("r-1002").await;
 }
+
+#[tokio::test]
+async fn a_token_that_goes_to_another_control_plane_in_clear_text_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("peers.token");
+    fs::write(&token, "gwt_peers").unwrap();
+    let flags = ["--peers", "127.0.0.1:9,192.0.2.1:7400", "--peer-token-file", token.to_str().unwrap()];
+    let mut control = ControlPlane::start_on("memory:".into(), &flags).await;
+    let said = eventually("it is said", async || {
+        let said = control.process().stderr();
+        if said.contains("without TLS, for all to read") { Ok(said) } else { Err(said) }
+    })
+    .await;
+    let warnings: Vec<_> = said.lines().filter(|line| line.contains("for all to read")).collect();
+    assert_eq!(warnings.len(), 1, "nobody listens on this machine: {said}");
+    assert!(warnings[0].contains("192.0.2.1:7400") && !said.contains("gwt_peers"), "{said}");
+}

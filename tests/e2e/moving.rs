@@ -28,27 +28,29 @@ pub(crate) async fn readyz(control: &ControlPlane) -> u16 {
     http1::Connection::open(control.address()).await.unwrap().send(asked).await.unwrap().status().as_u16()
 }
 
-/// Renews a lease as an owner does, again and again until `until`. Yields how often it was.
-async fn keep(
-    mut registry: RegistryServiceClient<Channel>,
-    id: &str,
+/// Renews the lease of the replica `kept` as an owner does, again and again, at the first of these control planes until that refuses, then at the
+/// next. Yields how often it was.
+pub(crate) async fn keep(
+    mut registries: Vec<RegistryServiceClient<Channel>>,
+    service: &str,
     lease: String,
-    until: Instant,
+    is_over: impl Fn() -> bool,
 ) -> usize {
     let heartbeat = HeartbeatRequest {
-        service: "orders".into(),
-        replica_id: id.into(),
+        service: service.into(),
+        replica_id: "kept".into(),
         lease_id: lease,
         ..Default::default()
     };
     let mut renewed = 0;
-    while Instant::now() < until {
-        match registry.heartbeat(heartbeat.clone()).await {
+    while !is_over() {
+        match registries[0].heartbeat(heartbeat.clone()).await {
             Ok(_) => renewed += 1,
             // It is tried again. Whatever a control plane says itself has details; what has none is of a connection that
             // broke as the control plane was killed.
             Err(status) => {
-                assert!(status.code() == Code::Unavailable || status.details().is_empty(), "{status}")
+                assert!(status.code() == Code::Unavailable || status.details().is_empty(), "{status}");
+                registries.rotate_left(1);
             }
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -108,7 +110,7 @@ async fn a_registry_moves_from_the_file_of_a_control_plane_that_runs_and_nothing
 }
 
 /// Waits until requests for a service are answered by its replica.
-async fn answers(data: &DataPlane, service: &str) {
+pub(crate) async fn answers(data: &DataPlane, service: &str) {
     let path = format!("/{service}/hello");
     eventually_within(Duration::from_secs(30), &format!("{service} answers"), async || {
         match http1::get(data.address(), &path).await.status().as_u16() {
@@ -133,7 +135,8 @@ async fn traffic_and_owners_notice_nothing_of_a_move_from_a_file_and_of_the_cont
     answers(&data, "orders").await;
     let load = Load::start(data.address(), "/orders/hello", 100);
     let until = Instant::now() + Duration::from_secs(12);
-    let keeping = tokio::spawn(keep(control.registry(), "kept", lease.clone(), until));
+    let is_over = move || Instant::now() >= until;
+    let keeping = tokio::spawn(keep(vec![control.registry()], "orders", lease.clone(), is_over));
     let (url, to) = (control.url(), etcd.store("gw"));
     let moving = tokio::task::spawn_blocking(move || gwctl_store(&["migrate", &url, &to]));
     let (moved, said) = moving.await.unwrap();

@@ -8,6 +8,9 @@
 
 use std::path::{Path, PathBuf};
 
+/// A folder with another etcd and etcdctl than those of the system.
+const OTHER_ETCD: &str = "GW_TEST_ETCD";
+
 /// curl, from the system.
 ///
 /// # Panics
@@ -80,20 +83,28 @@ pub fn haproxy() -> PathBuf {
     find("haproxy", "by_haproxy")
 }
 
-/// etcd, from the system.
+/// etcd, from `GW_TEST_ETCD`, tests/.tools or the system.
 ///
 /// # Panics
 /// When it is missing.
 pub fn etcd() -> PathBuf {
-    find("etcd", "by_etcd")
+    of_etcd("etcd")
 }
 
-/// etcdctl, from the system.
+/// etcdctl, from where etcd is.
 ///
 /// # Panics
 /// When it is missing.
 pub fn etcdctl() -> PathBuf {
-    find("etcdctl", "by_etcd")
+    of_etcd("etcdctl")
+}
+
+/// Whoever names a folder wants the version that is there, and no other one in its place.
+fn of_etcd(name: &str) -> PathBuf {
+    let Some(folder) = std::env::var_os(OTHER_ETCD) else { return find(name, "by_etcd") };
+    let path = Path::new(&folder).join(name);
+    assert!(path.is_file(), "{OTHER_ETCD} is {folder:?}, in which there is no {name}");
+    path
 }
 
 /// promtool, from tests/.tools or the system.

@@ -424,8 +424,10 @@ fn is_of_member(status: &Status) -> bool {
 
 /// Whether the token has become void.
 fn is_of_token(status: &Status) -> bool {
-    let message = status.message();
-    message.contains("invalid auth token") || message.contains("revision of auth store is old")
+    // The last is what older releases say in place of the second.
+    ["invalid auth token", "revision of auth store is old", "revision in header is old"]
+        .iter()
+        .any(|said| status.message().contains(said))
 }
 
 /// Whether it was not said who we are.
@@ -470,6 +472,18 @@ pub(super) fn told(status: &Status, user: Option<&str>, prefix: &str) -> StoreEr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_that_is_void_is_known_by_whatever_etcd_says_of_it() {
+        for said in [
+            Status::unauthenticated("etcdserver: invalid auth token"),
+            Status::invalid_argument("etcdserver: revision of auth store is old"),
+            Status::unknown("auth: revision in header is old"),
+        ] {
+            assert!(is_of_token(&said), "{said}");
+        }
+        assert!(!is_of_token(&Status::permission_denied("etcdserver: permission denied")));
+    }
 
     #[test]
     fn what_etcd_has_said_no_to_is_not_made_and_what_made_it_full_may_be() {

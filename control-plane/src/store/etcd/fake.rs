@@ -319,11 +319,18 @@ impl Watch for Service {
         &self,
         request: Request<Streaming<WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        // Without it, a member that has lost its leader leaves the watch open and says nothing.
+        assert!(
+            request.metadata().get("hasleader").is_some_and(|value| value == "true"),
+            "a watch needs a leader"
+        );
         let mut requests = request.into_inner();
         let first = requests.message().await?.and_then(|request| request.request_union);
         let Some(RequestUnion::CreateRequest(create)) = first else {
             return Err(Status::invalid_argument("a watch was to be created"));
         };
+        // Without it, a watch of which nothing is told for long begins anew at what may be forgotten.
+        assert!(create.progress_notify, "a watch is told how far it is");
         let (sender, responses) = mpsc::channel(9);
         let state = Arc::clone(&self.0);
         tokio::spawn(async move {

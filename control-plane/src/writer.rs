@@ -15,11 +15,7 @@ mod doubt;
 mod moving;
 mod others;
 
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use gateway_proto::Address;
 use gateway_runtime::Failure;

@@ -3,7 +3,10 @@
 //!
 //! Ids that writers draw are not the seed's, so a run that fails fails again only mostly.
 
-use std::collections::{BTreeSet, HashSet};
+use std::{
+    collections::{BTreeSet, HashSet},
+    time::Duration,
+};
 
 use gateway_proto::{Address, LeaseId, ReplicaId, ReplicaKey, ServiceName};
 use gateway_runtime::Shutdown;

@@ -1,4 +1,4 @@
-use std::sync::Mutex;
+use std::{sync::Mutex, time::Duration};
 
 use gateway_proto::{Address, Health, LeaseId, ReplicaId, ReplicaKey, ServiceName};
 use gateway_runtime::panics::caught;
@@ -12,7 +12,7 @@ use crate::{
     observe::{Cursor, Observation},
     publish::{CatchUp, Filter, Publisher},
     registry::{LeaseTerms, Mutation, Proof, Registration, Revision, Said, Target, View},
-    store::{Commit, Fence, Loaded, Memory},
+    store::{Commit, Fence, Loaded, Memory, StoreError},
 };
 
 mod moving;

@@ -62,7 +62,7 @@ use self::{
     edge::Edge,
     effects::Effects,
     leases::Leases,
-    listeners::{Listeners, Served},
+    listeners::{Listeners, Served, Taken},
     metrics::Metrics,
     observe::Observation,
     panics::Panics,
@@ -141,11 +141,11 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
 /// # Errors
 /// As [`start`], and a usage [`Failure`] when more sockets were passed.
 pub async fn start_at(config: Config, mut passed: Passed, shutdown: Shutdown) -> Result<Running, Failure> {
-    let listeners = Listeners::bind(&config, passed.take_only()?)?;
+    let taken = Taken::take(&config, passed.take_only()?)?;
     let store = AnyStore::open(&config.store, &config.store_files)
         .await
         .map_err(|error| unusable(&config, &error))?;
-    serve(config, listeners, store, None, shutdown).await
+    serve(config, taken, store, None, shutdown).await
 }
 
 /// As [`start`], with a lab: what the program around this control plane serves below `/ui/lab`, behind its checks on who
@@ -154,11 +154,11 @@ pub async fn start_at(config: Config, mut passed: Passed, shutdown: Shutdown) ->
 /// # Errors
 /// As [`start`].
 pub async fn start_with_lab(config: Config, lab: Router, shutdown: Shutdown) -> Result<Running, Failure> {
-    let listeners = Listeners::bind(&config, None)?;
+    let taken = Taken::take(&config, None)?;
     let store = AnyStore::open(&config.store, &config.store_files)
         .await
         .map_err(|error| unusable(&config, &error))?;
-    serve(config, listeners, store, Some(lab), shutdown).await
+    serve(config, taken, store, Some(lab), shutdown).await
 }
 
 /// As [`start`], on a store that is open already: the configuration's is not opened.
@@ -166,8 +166,8 @@ pub async fn start_with_lab(config: Config, lab: Router, shutdown: Shutdown) -> 
 /// # Errors
 /// As [`start`].
 pub async fn start_on<S: Store>(store: S, config: Config, shutdown: Shutdown) -> Result<Running, Failure> {
-    let listeners = Listeners::bind(&config, None)?;
-    serve(config, listeners, store, None, shutdown).await
+    let taken = Taken::take(&config, None)?;
+    serve(config, taken, store, None, shutdown).await
 }
 
 /// What may pass is nothing that whoever starts us has to mend: his supervisor is to start us again.
@@ -178,12 +178,12 @@ fn unusable(config: &Config, error: &StoreError) -> Failure {
 
 async fn serve<S: Store>(
     config: Config,
-    listeners: Listeners,
+    taken: Taken,
     mut store: S,
     lab: Option<Router>,
     shutdown: Shutdown,
 ) -> Result<Running, Failure> {
-    let served = listeners.served(config.socket.clone())?;
+    let served = taken.served(config.socket.clone())?;
     let listen = served.listen;
     let tls = config.access.tls()?;
     let credentials = config.peers.credentials()?;
@@ -193,6 +193,7 @@ async fn serve<S: Store>(
     };
     let loaded = store::load_patiently(&mut store).await.map_err(|error| unusable(&config, &error))?;
     tracing::info!(revision = loaded.revision, records = loaded.items.len(), "registry loaded");
+    let listeners = taken.listen()?;
 
     let certificates = uses(tls.as_ref(), &credentials, &store);
     let effects = Effects {

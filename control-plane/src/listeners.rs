@@ -14,7 +14,8 @@ use std::{
 
 use gateway_proto::unix_path;
 use gateway_runtime::{
-    Failure, accept,
+    Failure,
+    accept::Bound,
     unix_socket::{self, UnixSocket},
 };
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -132,12 +133,27 @@ pub(crate) struct Listeners {
     pub(crate) unix: Option<UnixSocket>,
 }
 
-impl Listeners {
-    /// Listens wherever the configuration says; at a socket that was passed in place of its address.
+/// The same places before anybody can be answered: that they are ours shows at the start, and until the registry is read, which takes
+/// seconds where it is large, clients are refused at an address of ours, and go to another control plane. At a socket that was passed
+/// they wait, as they are to.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    tcp: Option<Tcp>,
+    unix: Option<UnixSocket>,
+}
+
+#[derive(Debug)]
+enum Tcp {
+    Passed(TcpListener),
+    Ours(Bound, SocketAddr),
+}
+
+impl Taken {
+    /// Takes wherever the configuration says; a socket that was passed in place of its address.
     ///
     /// # Errors
     /// A [`Failure`] that names the flag, as of [`Failure::unbound`].
-    pub(crate) fn bind(config: &Config, passed: Option<std::net::TcpListener>) -> Result<Self, Failure> {
+    pub(crate) fn take(config: &Config, passed: Option<std::net::TcpListener>) -> Result<Self, Failure> {
         let tcp = match (passed, config.listen) {
             (Some(socket), _) => {
                 tracing::info!(?config, "starting at the socket that was passed");
@@ -145,13 +161,14 @@ impl Listeners {
                 config.check_socket()?;
                 // Whoever bound it may have bound it anywhere.
                 config.check_listener("LISTEN_FDS:", socket.local_addr().map_err(passed)?)?;
-                Some(TcpListener::from_std(socket).map_err(passed)?)
+                Some(Tcp::Passed(TcpListener::from_std(socket).map_err(passed)?))
             }
             (None, listen) => {
                 config.check_listeners()?;
                 tracing::info!(?config, "starting");
-                let bind = |address| {
-                    accept::listen(address).map_err(|error| Failure::unbound("--listen", address, &error))
+                let bind = |address| match Bound::at(address) {
+                    Ok(bound) => Ok(Tcp::Ours(bound, address)),
+                    Err(error) => Err(Failure::unbound("--listen", address, &error)),
                 };
                 listen.map(bind).transpose()?
             }
@@ -164,11 +181,30 @@ impl Listeners {
     /// # Errors
     /// When the system does not say.
     pub(crate) fn served(&self, socket: Option<SocketPlace>) -> Result<Served, Failure> {
-        let listen = self.tcp.as_ref().map(TcpListener::local_addr).transpose();
-        let listen = listen.map_err(|error| Failure::usage(format!("--listen: {error}")))?;
+        let listen = self.tcp.as_ref().map(|tcp| match tcp {
+            Tcp::Passed(listener) => listener.local_addr(),
+            Tcp::Ours(bound, _) => bound.local_addr(),
+        });
+        let listen = listen.transpose().map_err(|error| Failure::usage(format!("--listen: {error}")))?;
         Ok(Served { listen, socket })
     }
 
+    /// Listens at all of them.
+    ///
+    /// # Errors
+    /// As [`Taken::take`]: somebody else listens there by now.
+    pub(crate) fn listen(self) -> Result<Listeners, Failure> {
+        let tcp = self.tcp.map(|tcp| match tcp {
+            Tcp::Passed(listener) => Ok(listener),
+            Tcp::Ours(bound, address) => {
+                bound.listen().map_err(|error| Failure::unbound("--listen", address, &error))
+            }
+        });
+        Ok(Listeners { tcp: tcp.transpose()?, unix: self.unix })
+    }
+}
+
+impl Listeners {
     /// The next connection at any of them. Cancel safe.
     ///
     /// # Errors

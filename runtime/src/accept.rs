@@ -18,16 +18,38 @@ pub(crate) const BACKLOG: u32 = 4096;
 const MIN_PAUSE: Duration = Duration::from_millis(10);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// Listens at an address, with a queue long enough for all clients to come back at once.
-///
-/// # Errors
-/// What the system says of the address.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // As the standard library does on Unix: connections of a predecessor that linger do not keep the address.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+/// An address that is ours, where nobody listens yet: whoever connects is refused at once, and asks elsewhere instead of waiting.
+#[derive(Debug)]
+pub struct Bound(TcpSocket);
+
+impl Bound {
+    /// Takes an address.
+    ///
+    /// # Errors
+    /// What the system says of it.
+    pub fn at(address: SocketAddr) -> io::Result<Self> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // As the standard library does on Unix: connections of a predecessor that linger do not keep the address.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(Self(socket))
+    }
+
+    /// Where that is, once the system has chosen what was left to it.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    /// Listens there, with a queue long enough for all clients to come back at once.
+    ///
+    /// # Errors
+    /// Somebody else listens there by now.
+    pub fn listen(self) -> io::Result<TcpListener> {
+        self.0.listen(BACKLOG)
+    }
 }
 
 /// Whether an accept failed because its client had gone already. Any other failure, such as `EMFILE`, would come back
@@ -111,8 +133,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn whoever_connects_before_anybody_listens_is_refused_at_once() {
+        let bound = Bound::at("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = bound.local_addr().unwrap();
+        let refused = TcpStream::connect(address).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        let listener = bound.listen().unwrap();
+        assert_eq!(listener.local_addr().unwrap(), address);
+        TcpStream::connect(address).await.unwrap();
+        assert_eq!(Bound::at(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[tokio::test]
     async fn hundreds_of_clients_connect_before_one_of_them_is_accepted() {
-        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = Bound::at("127.0.0.1:0".parse().unwrap()).unwrap().listen().unwrap();
         let address = listener.local_addr().unwrap();
         let mut clients = Vec::new();
         for number in 0..400 {

@@ -134,8 +134,8 @@ pub(crate) struct Listeners {
 }
 
 /// The same places before anybody can be answered: that they are ours shows at the start, and until the registry is read, which takes
-/// seconds where it is large, clients are refused at an address of ours, and go to another control plane. At a socket that was passed
-/// they wait, as they are to.
+/// seconds where it is large, clients are refused at an address of ours, and go to another control plane. At a Unix socket, and at
+/// one that was passed, they wait.
 #[derive(Debug)]
 pub(crate) struct Taken {
     tcp: Option<Tcp>,

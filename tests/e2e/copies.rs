@@ -317,9 +317,7 @@ async fn the_lines_for_backup_and_restore_of_the_runbook_work_as_they_stand() {
     };
     // In a crontab, a percent sign is a new line unless it is escaped.
     let backup = line("15 * * * * root ").replace("\\%", "%");
-    let keep = line("45 3 * * * root ");
     command::shell(&here(&backup), &path).await.success();
-    command::shell(&here(&keep), &path).await.success();
     let made: Vec<_> = fs::read_dir(at("backups"))
         .unwrap()
         .map(|entry| entry.unwrap().path().display().to_string())

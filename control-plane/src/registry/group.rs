@@ -67,6 +67,8 @@ enum Place {
     Blocks(ServiceName),
     /// All routes: none may contradict another.
     Routes,
+    /// What is somebody's: with less of it, he may have less beside.
+    Holding(SparseText),
 }
 
 /// What a command depends on, and what it may write, which an earlier one of the group must not have written.
@@ -147,6 +149,9 @@ impl Group {
             }
         }
         for write in mutation.writes() {
+            let before = write.key.as_replica().and_then(|key| view.get(key));
+            let loser = before.filter(|_| makes_room(view, write)).map(|record| &record.registered_by);
+            self.written.extend(loser.map(|name| Place::Holding(name.clone())));
             match &write.key {
                 Key::Replica(key) => {
                     self.written.insert(Place::Roster(key.service.clone()));
@@ -247,6 +252,8 @@ fn places(view: &View, command: &Command, fresh: &Candidates) -> Places {
             places.read.push(Place::Blocks(wish.service.clone()));
             places.written.push(Place::Address(wish.service.clone(), wish.endpoint.address.clone()));
             places.written.extend(wish.request.map(Place::Request));
+            let has_quota = wish.registrant.quota.is_some();
+            places.read.extend(has_quota.then(|| Place::Holding(wish.registrant.name.clone())));
             Some(key_of(view, wish, fresh))
         }
         Command::Deregister { target, block, .. } => {
@@ -317,13 +324,41 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
-    use crate::registry::{Registration, Said};
+    use crate::registry::{Proof, Quota, Registrant, Registration, Said};
 
     const LIMITS: Limits = Limits { replicas: 3, replicas_per_service: 2 };
 
     fn register(service: &str, port: u16) -> Command {
         let address = Address::parse(&format!("10.0.0.1:{port}")).unwrap();
         Command::Register(Registration::permanent(ServiceName::parse(service).unwrap(), address))
+    }
+
+    #[test]
+    fn what_somebody_may_have_is_not_told_by_what_he_has_no_more() {
+        let record = |service: &str| {
+            let key = ReplicaKey::parse(service, "r-1").unwrap();
+            let address = Address::parse("10.0.0.1:80").unwrap();
+            Record { registered_by: "ana".into(), ..Record::plain(key, address, UNIX_EPOCH) }
+        };
+        // More than he may have, as what has come to him otherwise.
+        let view = View::new(1, [record("orders"), record("billing")]);
+        let mut group = Group::default();
+        let mut offer = |command: &Command, bits| {
+            group.offer(&view, &LIMITS, command, &Candidates::from_random(bits, 0), UNIX_EPOCH, |_, _| true)
+        };
+        let leave = Command::Deregister {
+            target: Target::Key(record("orders").key),
+            proof: Proof::Force,
+            said: Said::default(),
+            block: None,
+        };
+        assert_eq!(offer(&leave, 1), Step::Joined);
+        let Command::Register(mut wish) = register("orders", 81) else { panic!() };
+        let quota = Quota { services: Some(1), ..Quota::default() };
+        wish.registrant = Registrant { name: "ana".into(), quota: Some(quota) };
+        assert_eq!(offer(&Command::Register(wish.clone()), 2), Step::Conflict);
+        wish.registrant.name = "ben".into();
+        assert_eq!(offer(&Command::Register(wish), 3), Step::Joined);
     }
 
     fn offer(group: &mut Group, command: &Command, bits: u64) -> Step {

@@ -120,6 +120,8 @@ impl Stream {
         // For all of them together, or a client's old leases would hold up its new ones.
         let patience = Instant::now() + HEARSAY;
         let mut is_confirmed = false;
+        // Why it could not be found out which leases are unknown. Those that are known are renewed all the same.
+        let mut unknown: Option<Refusal> = None;
         for (number, wire) in message.heartbeats.into_iter().enumerate() {
             if number % AT_A_STRETCH == AT_A_STRETCH - 1 {
                 yield_now().await;
@@ -130,12 +132,18 @@ impl Stream {
                 && !self.edge.hear_of(&beat.key, beat.lease, patience).await
                 && !is_confirmed
             {
+                if unknown.is_some() {
+                    continue;
+                }
                 match self.edge.confirm(&self.caller, &beat.key, beat.lease).await {
                     Ok(()) => is_confirmed = true,
                     // Said of that heartbeat below.
                     Err(Refusal::Denied(_)) => {}
                     // Nobody's lease is lost by a store that does not answer, nor by others who keep it busy: the stream is.
-                    Err(refusal) => return Err(refusal.into()),
+                    Err(refusal) => {
+                        unknown = Some(refusal);
+                        continue;
+                    }
                 }
             }
             let result = match beat {
@@ -151,7 +159,8 @@ impl Stream {
         }
         self.forget_void_leases();
         self.report();
-        self.send(results).await
+        self.send(results).await?;
+        unknown.map_or(Ok(()), |refusal| Err(refusal.into()))
     }
 
     /// Waits until the client owes nothing for heartbeats before these: who sends more than he may is read more slowly, and
@@ -292,6 +301,8 @@ fn named(
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use gateway_proto::reason;
     use tonic_types::StatusExt;
 
@@ -302,20 +313,28 @@ mod tests {
         metrics::Metrics,
         observe::Observation,
         publish::Publisher,
-        registry::Limits,
+        registry::{LeaseTerms, Limits},
         store::Memory,
         writer::{Conditions, Writer},
     };
 
-    /// What a heartbeat of an unknown lease is answered with where control planes share a store, once `hinder` has its way with the
-    /// edge, whose writer does not run and has one place in its queue.
-    async fn renew(hinder: impl FnOnce(&mut Edge)) -> (Result<(), Status>, Vec<v1::KeepAliveResult>) {
+    fn key(id: &str) -> ReplicaKey {
+        ReplicaKey::parse("orders", id).unwrap()
+    }
+
+    /// What heartbeats of an unknown lease and of a known one are answered with, once `hinder` has its way with the edge, whose writer does not
+    /// run and has one place in its queue.
+    async fn renew(hinder: impl FnOnce(&mut Edge)) -> (Result<(), Status>, Vec<(String, bool)>) {
+        let (key, address) = (key("r-2"), gateway_proto::Address::parse("10.0.0.1:80").unwrap());
+        let terms = LeaseTerms::new(LeaseId::from_random(2), Duration::from_secs(15));
+        let known = Record { lease: Some(terms), ..Record::plain(key.clone(), address, UNIX_EPOCH) };
         let effects = Effects {
-            publisher: Arc::new(Publisher::new("e".into(), View::default())),
+            publisher: Arc::new(Publisher::new("e".into(), View::new(1, [known]))),
             leases: Arc::new(Leases::new(clock::now())),
             observation: Arc::new(Observation::new(1)),
             metrics: Arc::new(Metrics::new()),
         };
+        effects.leases.grant(terms.id, key, terms.ttl(), clock::now());
         let limits = Limits { replicas: 1, replicas_per_service: 1 };
         let (_writer, commands, refusing) = Writer::new(Memory::new(), effects.clone(), limits, 1);
         let mut edge = Edge::around(effects, commands, refusing);
@@ -330,30 +349,34 @@ mod tests {
             reports: HashMap::new(),
             reporting: JoinSet::new(),
         };
-        let heartbeat = v1::HeartbeatRequest {
+        let heartbeats = [1, 2].map(|number| v1::HeartbeatRequest {
             service: "orders".into(),
-            replica_id: "r-1".into(),
-            lease_id: LeaseId::from_random(1).reveal(),
+            replica_id: format!("r-{number}"),
+            lease_id: LeaseId::from_random(number).reveal(),
             ..Default::default()
-        };
-        let ended = stream.renew(v1::KeepAliveRequest { heartbeats: vec![heartbeat] }).await;
+        });
+        let ended = stream.renew(v1::KeepAliveRequest { heartbeats: heartbeats.into() }).await;
         let told = answers.try_recv().map(|told| told.unwrap().results).unwrap_or_default();
-        (ended, told)
+        let told = told.into_iter().map(|told| {
+            let is_renewed = matches!(told.result, Some(v1::keep_alive_result::Result::Renewed(_)));
+            (told.replica_id, is_renewed)
+        });
+        (ended, told.collect())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_is_not_told_as_lost_by_a_control_plane_that_has_too_much_to_do_to_find_out() {
+    async fn a_lease_is_not_told_as_lost_by_a_control_plane_that_has_too_much_to_do_to_find_out_and_others_are_renewed()
+     {
         let (ended, told) = renew(|edge| {
             edge.is_store_shared = true;
             let commands = edge.commands.clone();
             tokio::spawn(async move {
-                let key = ReplicaKey::parse("orders", "r-2").unwrap();
-                let asked = Command::Recover { key, lease: LeaseId::from_random(2) };
+                let asked = Command::Recover { key: key("r-3"), lease: LeaseId::from_random(3) };
                 commands.submit_in(Default::default(), asked, Conditions::default()).await
             });
         })
         .await;
-        assert_eq!(told, []);
+        assert_eq!(told, [("r-2".to_owned(), true)]);
         assert_eq!(ended.unwrap_err().get_details_error_info().unwrap().reason, reason::OVERLOADED);
     }
 

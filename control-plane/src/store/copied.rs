@@ -24,8 +24,10 @@ pub struct Copied {
 pub async fn read<F: Store>(from: &mut F) -> Result<Loaded, StoreError> {
     let mut read = from.load().await?;
     // Whom the last process has named is for the next one that goes on with the store.
-    if let Some(followers) = read.followers.take() {
-        from.name_followers(followers).await?;
+    if let Some(followers) = read.followers.take()
+        && let Err(error) = from.name_followers(followers).await
+    {
+        tracing::warn!(%error, "the next process on it is not told which data planes to expect");
     }
     Ok(read)
 }

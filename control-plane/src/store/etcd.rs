@@ -391,7 +391,10 @@ impl Store for Etcd {
         }
         let asked = expectation(&self.keys, base, self.own_fence);
         let response = self.client.compare(asked).await.map_err(|status| self.told(&status))?;
-        let is_same = response.header.as_ref().is_some_and(|header| header.cluster_id == self.cluster);
+        let is_same = response
+            .header
+            .as_ref()
+            .is_some_and(|header| header.cluster_id == self.cluster && header.revision >= self.seen());
         let mut head = Some(base);
         if !is_same {
             self.watching = None;

@@ -7,12 +7,13 @@ use std::{
 };
 
 use gateway_runtime::Failure;
+use tokio::time::timeout_at;
 
 use super::{Decided, Envelope, WriteError, Writer, answer, others::Found};
 use crate::{
     clock,
-    registry::Group,
-    store::{Fence, Store, StoreError},
+    registry::{Group, Revision},
+    store::{Fence, News, Store, StoreError},
 };
 
 /// How often a store that failed is tried again.
@@ -90,12 +91,7 @@ impl<S: Store> Writer<S> {
                     Found::All(loaded) => self.believe(loaded, true)?,
                     Found::News(head) => {
                         self.in_hand = Group::default();
-                        self.doubt = None;
-                        while self.revision() < head && self.doubt.is_none() {
-                            let news = self.store.news().await;
-                            self.hear(news).await?;
-                        }
-                        if self.doubt.is_some() {
+                        if !self.hear_up_to(head).await? {
                             return Ok(());
                         }
                         // What was to go and is still there stays.
@@ -125,6 +121,20 @@ impl<S: Store> Writer<S> {
             }
         }
         Ok(())
+    }
+
+    /// Takes in what the store tells until this revision is known. Yields whether it is: if that takes too long, or everything has to be read
+    /// after all, the doubt goes on, so that nobody waits for it and the store is asked anew.
+    async fn hear_up_to(&mut self, head: Revision) -> Result<bool, Failure> {
+        let until = tokio::time::Instant::now() + PATIENCE;
+        while self.revision() < head {
+            let Ok(news) = timeout_at(until, self.store.news()).await else { return Ok(false) };
+            if matches!(news, News::ReadAgain(_) | News::Away(_)) {
+                return Ok(false);
+            }
+            self.hear(news).await?;
+        }
+        Ok(true)
     }
 
     /// Owners and data planes are told no longer that all is well while the registry goes on elsewhere: where it has moved, or still where it

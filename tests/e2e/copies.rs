@@ -281,7 +281,7 @@ async fn data_planes_that_are_ahead_of_a_copy_follow_the_control_plane_that_goes
         assert_eq!(http1::get(gateway.proxy(), &format!("/{service}/hello")).await.status(), 200);
     }
     let tally = load.stop().await;
-    assert_eq!((tally.failed, tally.sent > 100), (0, true), "{tally:?}");
+    assert_eq!((tally.failed, tally.sent > 10), (0, true), "{tally:?}");
 }
 
 #[tokio::test]

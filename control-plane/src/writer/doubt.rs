@@ -30,6 +30,15 @@ pub(super) struct Doubt {
     pub(super) refusal: WriteError,
 }
 
+/// How much of what has changed was heard of.
+enum Heard {
+    All,
+    /// The rest will be told.
+    Some,
+    /// Nothing will be: everything has to be read.
+    NoMore,
+}
+
 impl<S: Store> Writer<S> {
     /// Why no change can be taken now.
     pub(super) fn refusal(&self) -> Option<WriteError> {
@@ -84,57 +93,63 @@ impl<S: Store> Writer<S> {
     /// longer than others.
     pub(super) async fn recover(&mut self, waiting: &mut VecDeque<Envelope>) -> Result<(), Failure> {
         // What a panic has left is nothing to go on from.
-        let known = (!self.is_shaken).then(|| self.revision());
-        match self.load(known, PATIENCE, waiting).await {
-            Ok(found) => {
-                match found {
-                    Found::All(loaded) => self.believe(loaded, true)?,
-                    Found::News(head) => {
-                        self.in_hand = Group::default();
-                        if !self.hear_up_to(head).await? {
-                            return Ok(());
+        let mut known = (!self.is_shaken).then(|| self.revision());
+        loop {
+            match self.load(known, PATIENCE, waiting).await {
+                Ok(Found::All(loaded)) => {
+                    self.believe(loaded, true)?;
+                    break;
+                }
+                Ok(Found::News(head)) => {
+                    self.in_hand = Group::default();
+                    match self.hear_up_to(head).await? {
+                        Heard::All => {
+                            // What was to go and is still there stays.
+                            self.effects.leases.take_back();
+                            break;
                         }
-                        // What was to go and is still there stays.
-                        self.effects.leases.take_back();
+                        // The doubt goes on, so that nobody waits for it, and the store is asked anew.
+                        Heard::Some => return Ok(()),
+                        Heard::NoMore => known = None,
                     }
                 }
-                self.heed(None);
-                (self.doubt, self.is_shaken) = (None, false);
-                self.tell_refusal();
-                tracing::info!(revision = self.revision(), "the store is back: changes are taken");
-            }
-            Err(error) => {
-                self.heed(Some(&error));
-                tracing::warn!(%error, "the store is still unavailable");
-                let until = clock::now() + RETRY_INTERVAL;
-                let refusal = match &error {
-                    StoreError::Fenced(fence) => of_fence(fence),
-                    StoreError::Full(_)
-                    | StoreError::FullUnanswered(_)
-                    | StoreError::InUse
-                    | StoreError::Unusable(_)
-                    | StoreError::Unavailable(_)
-                    | StoreError::Unanswered(_) => WriteError::StoreUnavailable,
-                };
-                self.doubt = Some(Doubt { until, refusal });
-                self.tell_refusal();
+                Err(error) => {
+                    self.heed(Some(&error));
+                    tracing::warn!(%error, "the store is still unavailable");
+                    let until = clock::now() + RETRY_INTERVAL;
+                    let refusal = match &error {
+                        StoreError::Fenced(fence) => of_fence(fence),
+                        StoreError::Full(_)
+                        | StoreError::FullUnanswered(_)
+                        | StoreError::InUse
+                        | StoreError::Unusable(_)
+                        | StoreError::Unavailable(_)
+                        | StoreError::Unanswered(_) => WriteError::StoreUnavailable,
+                    };
+                    self.doubt = Some(Doubt { until, refusal });
+                    self.tell_refusal();
+                    return Ok(());
+                }
             }
         }
+        self.heed(None);
+        (self.doubt, self.is_shaken) = (None, false);
+        self.tell_refusal();
+        tracing::info!(revision = self.revision(), "the store is back: changes are taken");
         Ok(())
     }
 
-    /// Takes in what the store tells until this revision is known. Yields whether it is: if that takes too long, or everything has to be read
-    /// after all, the doubt goes on, so that nobody waits for it and the store is asked anew.
-    async fn hear_up_to(&mut self, head: Revision) -> Result<bool, Failure> {
+    /// Takes in what the store tells until this revision is known, or for so long as commands wait.
+    async fn hear_up_to(&mut self, head: Revision) -> Result<Heard, Failure> {
         let until = tokio::time::Instant::now() + PATIENCE;
         while self.revision() < head {
-            let Ok(news) = timeout_at(until, self.store.news()).await else { return Ok(false) };
-            if matches!(news, News::ReadAgain(_) | News::Away(_)) {
-                return Ok(false);
+            match timeout_at(until, self.store.news()).await {
+                Ok(News::ReadAgain(_)) => return Ok(Heard::NoMore),
+                Ok(News::Away(_)) | Err(_) => return Ok(Heard::Some),
+                Ok(news) => self.hear(news).await?,
             }
-            self.hear(news).await?;
         }
-        Ok(true)
+        Ok(Heard::All)
     }
 
     /// Owners and data planes are told no longer that all is well while the registry goes on elsewhere: where it has moved, or still where it

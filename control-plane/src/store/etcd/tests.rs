@@ -224,15 +224,35 @@ async fn writing(fake: &Fake) -> (Effects, Commands, AbortOnDropHandle<()>) {
     (effects, commands, AbortOnDropHandle::new(task))
 }
 
+fn wish(port: u16) -> Command {
+    let address = Address::parse(&format!("10.0.0.1:{port}")).unwrap();
+    Command::Register(Registration::permanent(ServiceName::parse("orders").unwrap(), address))
+}
+
+#[tokio::test]
+async fn nobody_waits_for_long_for_a_watch_that_does_not_tell_what_became_of_a_change() {
+    let fake = Fake::start().await;
+    let (_effects, commands, _one) = writing(&fake).await;
+    fake.fall_silent(1).await;
+    fake.lose(1);
+    assert_eq!(commands.submit(wish(1)).await, Err(WriteError::Interrupted));
+    let began = clock::now();
+    assert_eq!(commands.submit(wish(2)).await, Err(WriteError::StoreUnavailable));
+    assert!(clock::now() - began < TOLD_WITHIN, "{:?}", clock::now() - began);
+    fake.speak();
+    let taken = async {
+        while commands.submit(wish(2)).await.is_err() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), taken).await.expect("what it does not tell is read");
+}
+
 #[tokio::test]
 async fn of_a_change_whose_answer_was_lost_every_control_plane_tells_people_once() {
     let fake = Fake::start().await;
     let (one, commands, _one) = writing(&fake).await;
     let (other, _commands, _other) = writing(&fake).await;
-    let wish = |port: u16| {
-        let address = Address::parse(&format!("10.0.0.1:{port}")).unwrap();
-        Command::Register(Registration::permanent(ServiceName::parse("orders").unwrap(), address))
-    };
     fake.lose(1);
     assert_eq!(commands.submit(wish(1)).await, Err(WriteError::Interrupted));
     commands.submit(wish(2)).await.unwrap();

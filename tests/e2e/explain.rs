@@ -343,8 +343,13 @@ async fn recorded_outcomes_say_what_a_breaker_would_have_done_by_other_rules() {
     for _ in 0..asked {
         http1::get(recording.address(), "/orders/x").await;
     }
-    let told =
-        gwctl(&gateway, "policy what-if orders breaker.consecutive_failure_count=3 -o json").await.json();
+    // The last one is recorded when its answer has gone out.
+    let told = eventually("all outcomes are recorded", async || {
+        let asked = "policy what-if orders breaker.consecutive_failure_count=3 -o json";
+        let told = gwctl(&gateway, asked).await.json();
+        if told["then"]["outcomeCount"] == "200" { Ok(told) } else { Err(told.to_string()) }
+    })
+    .await;
     let number =
         |replay: &str, field: &str| -> u64 { told[replay][field].as_str().unwrap().parse().unwrap() };
     assert_eq!((number("now", "tripCount"), number("now", "shedFailureCount")), (0, 0), "as it was: {told}");

@@ -112,9 +112,17 @@ impl World {
             };
             loop {
                 let plane = self.any();
-                if let Ok(Answer::Registered { record, .. }) =
-                    self.planes[plane].commands.submit(Command::Register(wish.clone())).await
-                {
+                let commands = self.planes[plane].commands.clone();
+                let mut asking = std::pin::pin!(commands.submit(Command::Register(wish.clone())));
+                let answer = loop {
+                    // With a store that fails, the others may take longer than a lease lasts.
+                    self.renew_all();
+                    tokio::select! {
+                        answer = &mut asking => break answer,
+                        () = sleep(TTL / 6) => {}
+                    }
+                };
+                if let Ok(Answer::Registered { record, .. }) = answer {
                     self.promised.push(record.revision);
                     self.faithful.push((record.key.clone(), record.lease.unwrap().id));
                     break;

@@ -280,8 +280,13 @@ async fn data_planes_that_are_ahead_of_a_copy_follow_the_control_plane_that_goes
         gateway.synced().await;
         assert_eq!(http1::get(gateway.proxy(), &format!("/{service}/hello")).await.status(), 200);
     }
+    eventually("there were requests all the while", async || match load.tally().sent {
+        sent @ ..=100 => Err(sent.to_string()),
+        _ => Ok(()),
+    })
+    .await;
     let tally = load.stop().await;
-    assert_eq!((tally.failed, tally.sent > 10), (0, true), "{tally:?}");
+    assert_eq!((tally.failed, tally.sent > 100), (0, true), "{tally:?}");
 }
 
 #[tokio::test]

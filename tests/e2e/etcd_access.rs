@@ -122,11 +122,31 @@ async fn what_is_registered_moves_from_a_file_to_etcd_and_back_with_its_leases_b
     assert!(find(&old, "r-1").await.is_some());
 }
 
-/// Registers and removes at a control plane until it refuses: what was acknowledged to be there, and to be gone, and the refusal.
-pub(crate) async fn change(
-    mut registry: RegistryServiceClient<Channel>,
-    number: usize,
-) -> (Vec<String>, Vec<String>, Status) {
+/// What was acknowledged to be there, and to be gone, and the refusal at the end.
+type Changed = (Vec<String>, Vec<String>, Status);
+
+/// Two clients that [`change`] things, each well under way, with so many replicas there at least.
+pub(crate) async fn changing([one, other]: [&ControlPlane; 2], many: usize) -> JoinSet<Changed> {
+    let mut clients = JoinSet::new();
+    clients.spawn(change(one.registry(), 1));
+    clients.spawn(change(other.registry(), 2));
+    eventually("there is much to copy", async || {
+        let there = ids(one).await;
+        let is_under_way = |number: usize| {
+            let own = format!("r-{number}-");
+            there.iter().filter(|id| id.starts_with(&own)).count() >= 20
+        };
+        match there.len() >= many && is_under_way(1) && is_under_way(2) {
+            true => Ok(()),
+            false => Err(format!("{there:?}")),
+        }
+    })
+    .await;
+    clients
+}
+
+/// Registers and removes at a control plane until it refuses.
+async fn change(mut registry: RegistryServiceClient<Channel>, number: usize) -> Changed {
     let (mut there, mut gone) = (Vec::new(), Vec::new());
     for count in 0.. {
         let id = format!("r-{number}-{count}");
@@ -159,14 +179,7 @@ async fn a_registry_moves_while_control_planes_change_it_and_nothing_acknowledge
     // On the new store there is one already.
     let next = ControlPlane::start_on(etcd.store("gw-2"), &[]).await;
     let lease = register(&one, request("kept", "10.9.0.1:80", Some(60))).await.lease_id;
-    let mut clients = JoinSet::new();
-    clients.spawn(change(one.registry(), 1));
-    clients.spawn(change(other.registry(), 2));
-    eventually("there is much to copy", async || match ids(&one).await.len() {
-        count @ ..200 => Err(format!("{count}")),
-        _ => Ok(()),
-    })
-    .await;
+    let clients = changing([&one, &other], 200).await;
     let (from, to) = (etcd.store("gw"), etcd.store("gw-2"));
     let moving = tokio::task::spawn_blocking(move || gwctl_store(&["migrate", &from, &to]));
     let (moved, said) = moving.await.unwrap();

@@ -20,7 +20,7 @@ use tonic::{Code, transport::Channel};
 
 use crate::{
     etcd::{find, ids, register, renew, request},
-    etcd_access::{change, gwctl_store, of_a_move},
+    etcd_access::{changing, gwctl_store, of_a_move},
 };
 
 pub(crate) async fn readyz(control: &ControlPlane) -> u16 {
@@ -67,14 +67,7 @@ async fn a_registry_moves_from_the_file_of_a_control_plane_that_runs_and_nothing
     let mut old = ControlPlane::start(&path).await;
     let next = ControlPlane::start_on(etcd.store("gw"), &[]).await;
     let lease = register(&old, request("kept", "10.9.0.1:80", Some(60))).await.lease_id;
-    let mut clients = JoinSet::new();
-    clients.spawn(change(old.registry(), 1));
-    clients.spawn(change(old.registry(), 2));
-    eventually("there is much to copy", async || match ids(&old).await.len() {
-        count @ ..300 => Err(format!("{count}")),
-        _ => Ok(()),
-    })
-    .await;
+    let clients = changing([&old, &old], 300).await;
     let (url, to) = (old.url(), etcd.store("gw"));
     let moving = tokio::task::spawn_blocking(move || gwctl_store(&["migrate", &url, &to]));
     let (moved, said) = moving.await.unwrap();

@@ -53,6 +53,11 @@ pub struct Args {
     #[arg(long, env = "GW_MAX_NODES", default_value_t = 1000, value_name = "N")]
     pub max_nodes: usize,
 
+    /// Snapshot streams of data planes that begin in a second, evenly, 1..=100000, where all of them come back at once; 0: as they come.
+    /// None is kept waiting for longer than 10 s
+    #[arg(long, env = "GW_SNAPSHOT_STREAM_RATE", default_value_t = 0, value_name = "N")]
+    pub snapshot_stream_rate: u32,
+
     /// How many connections are open at once, 1..=1000000; more wait to be accepted
     #[arg(long, env = "GW_MAX_CONNECTIONS", default_value_t = 10_000, value_name = "N")]
     pub max_connections: usize,
@@ -147,6 +152,8 @@ pub struct Config {
     pub limits: Limits,
     /// How many data planes are followed and remembered.
     pub max_nodes: usize,
+    /// Snapshot streams of data planes that begin in a second, evenly; 0: as they come.
+    pub snapshot_stream_rate: u32,
     /// How many connections are open at once.
     pub max_connections: usize,
     /// How many changes may wait.
@@ -178,6 +185,9 @@ impl Args {
         check("--max-replicas", self.max_replicas, 10_000_000)?;
         check("--max-replicas-per-service", self.max_replicas_per_service, 10_000_000)?;
         check("--max-nodes", self.max_nodes, 100_000)?;
+        if self.snapshot_stream_rate > 0 {
+            check("--snapshot-stream-rate", self.snapshot_stream_rate as usize, 100_000)?;
+        }
         check("--max-connections", self.max_connections, 1_000_000)?;
         check("--queue-length", self.queue_length, 1_000_000)?;
         let (listen, socket) = places(&self.listen, self.socket_mode)?;
@@ -191,6 +201,7 @@ impl Args {
                 replicas_per_service: self.max_replicas_per_service,
             },
             max_nodes: self.max_nodes,
+            snapshot_stream_rate: self.snapshot_stream_rate,
             max_connections: self.max_connections,
             queue_length: self.queue_length,
             allowed_hosts: self
@@ -216,6 +227,7 @@ impl Default for Config {
             store_files: EtcdFiles::default(),
             limits: Limits { replicas: 100_000, replicas_per_service: 10_000 },
             max_nodes: 1000,
+            snapshot_stream_rate: 0,
             max_connections: 10_000,
             queue_length: 4096,
             allowed_hosts: Vec::new(),
@@ -374,6 +386,7 @@ mod tests {
                 "--allowed-host \"http://gw\" is not NAME, .SUFFIX or *, without scheme and port",
             ),
             (["--max-nodes", "0"], "--max-nodes 0 is not in 1..=100000"),
+            (["--snapshot-stream-rate", "100001"], "--snapshot-stream-rate 100001 is not in 1..=100000"),
             (["--queue-length", "9999999"], "--queue-length 9999999 is not in 1..=1000000"),
         ] {
             let failure = validate(&flags).unwrap_err();

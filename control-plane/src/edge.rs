@@ -34,6 +34,7 @@ use crate::{
         Answer, Candidates, Command, Decision, Limits, Proof, Record, Registration, RegistryError, Revision,
         Said, Target, View, Write, decide, unproven, why_lease_is_void,
     },
+    starts::Starts,
     turns::Turns,
     writer::{Commands, Conditions, Present, WriteError},
 };
@@ -65,6 +66,8 @@ pub(crate) struct Edge {
     /// The tasks behind streams, awaited at shutdown.
     pub(crate) streams: TaskTracker,
     pub(crate) snapshot_streams: Places,
+    /// Turns to begin a data plane's stream.
+    pub(crate) snapshot_starts: Starts,
     /// Turns to send a part of a full snapshot.
     pub(crate) parts_under_way: Arc<Semaphore>,
     pub(crate) report_streams: Places,
@@ -442,6 +445,7 @@ impl Edge {
             refusing,
             streams: TaskTracker::new(),
             snapshot_streams: places(),
+            snapshot_starts: Starts::new(0),
             parts_under_way: Arc::new(Semaphore::new(1)),
             report_streams: places(),
             event_streams: places(),

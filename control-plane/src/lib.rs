@@ -32,6 +32,7 @@ mod refusal;
 pub mod registry;
 mod rpc;
 mod server;
+mod starts;
 pub mod store;
 mod strangers;
 mod turns;
@@ -71,6 +72,7 @@ use self::{
     publish::Publisher,
     registry::View,
     server::{Routers, Server},
+    starts::Starts,
     store::{AnyStore, Store, StoreError},
     strangers::Strangers,
     turns::Turns,
@@ -236,6 +238,7 @@ async fn serve<S: Store>(
         streams: TaskTracker::new(),
         // Those who only look must not take the places of those who route.
         snapshot_streams: Places::new(streams + MAX_WATCH_STREAMS, "too many snapshot streams"),
+        snapshot_starts: Starts::new(config.snapshot_stream_rate),
         parts_under_way: Arc::new(Semaphore::new(rpc::MAX_PARTS_UNDER_WAY)),
         report_streams: Places::new(streams, "too many report streams"),
         event_streams: Places::new(MAX_EVENT_STREAMS, "too many event watches"),

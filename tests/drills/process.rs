@@ -60,3 +60,10 @@ pub(crate) fn go_first() {
     // Of the thread alone, on Linux.
     let _ = setpriority_process(None, -20);
 }
+
+/// Has the thread that asks go after all others of the machine, as a client would that is on another one: what it keeps busy is then
+/// what it asks, and not the processors that this machine happens to share between the two.
+pub(crate) fn go_last() {
+    // Of the thread alone, on Linux. Nobody is kept from less.
+    let _ = setpriority_process(None, 19);
+}

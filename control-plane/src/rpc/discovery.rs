@@ -17,7 +17,7 @@ use gateway_proto::{
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc, watch},
-    time::{sleep_until, timeout},
+    time::{sleep, sleep_until, timeout},
 };
 use tonic::{Status, Streaming};
 
@@ -80,6 +80,14 @@ async fn serve(
     let is_observer = read_role(hello.role).map_err(|error| invalid(error.within("hello")))?;
     // Of data planes there are as many as nodes are allowed, of those who look as many as may watch.
     let place = is_observer.then(|| edge.watch_streams.take_for(&caller)).transpose()?;
+    if !is_observer {
+        let turn = sleep(edge.snapshot_starts.reserve(clock::now()));
+        tokio::select! {
+            () = turn => {}
+            () = outbound.closed() => return Ok(()),
+            () = edge.shutdown.begun() => return Err(Refusal::from(WriteError::ShuttingDown).into()),
+        }
+    }
     let publisher = &edge.effects.publisher;
     let is_ours = hello.resume_epoch == publisher.epoch();
     if is_ours {

@@ -14,6 +14,7 @@ mod entry;
 #[cfg(test)]
 mod fake;
 mod glance;
+mod granted;
 mod keeper;
 mod keys;
 mod location;
@@ -41,7 +42,6 @@ use gateway_proto::etcd::{KeyValue, RangeRequest, TxnResponse, response_op::Resp
 use gateway_runtime::{Shutdown, tls::Standing};
 use tokio::{
     sync::mpsc,
-    task::JoinSet,
     time::{sleep, sleep_until},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -51,11 +51,12 @@ pub use self::location::{EtcdFiles, EtcdLocation};
 use self::{
     client::{Client, Unseen, told},
     glance::Glance,
+    granted::Granted,
     keys::{Keys, Role},
     meta::Meta,
     read::{Content, Unread, read_all},
     retelling::Retelling,
-    transaction::{Grant, Transaction, creation, expectation, fencing, one, rehearsal},
+    transaction::{Transaction, creation, expectation, fencing, one, rehearsal},
     watch::{Seen, Watching},
 };
 use super::{Commit, Fence, Known, LeaseNews, Loaded, News, Peers, Store, StoreError, new_epoch};
@@ -97,6 +98,7 @@ pub struct Etcd {
     owed: Option<(Revision, Instant)>,
     audit_at: Instant,
     outlet: Outlet,
+    granted: Granted,
     /// Where leases are handed in that etcd need not keep any longer.
     revocations: mpsc::Sender<LeaseTag>,
     /// The revision of the fence that we have put there and that keeps out others only; 0: none.
@@ -164,6 +166,7 @@ impl Etcd {
             owed: None,
             audit_at: next_audit(),
             outlet,
+            granted: Granted::default(),
             revocations,
             own_fence: 0,
             met_fence: 0,
@@ -289,18 +292,6 @@ impl Etcd {
         });
         news.collect()
     }
-
-    async fn grant(&self, grants: Vec<Grant>) -> Result<(), Status> {
-        let mut granting = JoinSet::new();
-        for Grant { tag, ttl } in grants {
-            let client = self.client.clone();
-            granting.spawn(async move { client.grant(tag.get(), ttl).await.map(drop) });
-        }
-        while let Some(granted) = granting.join_next().await {
-            granted.unwrap_or_else(|_| Err(Status::internal("the task that asked for a lease ended")))?;
-        }
-        Ok(())
-    }
 }
 
 impl Store for Etcd {
@@ -339,7 +330,7 @@ impl Store for Etcd {
     async fn commit(&mut self, base: Revision, group: &[Mutation]) -> Result<Commit, StoreError> {
         let Transaction { request, count, grants } =
             Transaction::new(&self.keys, base, self.own_fence, group);
-        let committed = match self.grant(grants).await {
+        let committed = match self.granted.grant(&self.client, &grants, clock::now()).await {
             Ok(()) => self.client.change(request).await,
             Err(status) => Err(Unseen { status, may_be_made: false }),
         };
@@ -360,6 +351,7 @@ impl Store for Etcd {
             }
             // A lease has lapsed before its replica was there.
             Err(Unseen { status, .. }) if status.code() == Code::NotFound => {
+                self.granted.forget();
                 Ok(Commit::Overtaken(Vec::new()))
             }
             Err(Unseen { status, may_be_made }) => Err(match self.told(&status) {

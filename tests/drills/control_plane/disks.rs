@@ -161,8 +161,8 @@ pub(crate) async fn slow(size: Size, figures: &mut Figures) {
         let tracer = Tracer::attach(cluster.etcd.process(member).pid(), flushes).await;
         let before = writers.acks();
         tokio::time::sleep(lasts).await;
-        let changes = (writers.acks() - before) / lasts.as_secs();
-        figures.show(&format!("changes a second, on an etcd with a slow {who}"), changes);
+        let changes = (writers.acks() - before) as f64 / lasts.as_secs_f64();
+        figures.show(&format!("changes a second, on an etcd with a slow {who}"), format!("{changes:.1}"));
         drop(tracer);
         writers.go_on(20, LIMIT).await;
         let promised = writers.stop().await;

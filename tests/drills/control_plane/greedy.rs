@@ -2,13 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use gateway_proto::v1::{HeartbeatRequest, KeepAliveRequest, RegisterRequest};
+use gateway_proto::v1::{
+    HeartbeatRequest, KeepAliveRequest, RegisterRequest, registry_service_client::RegistryServiceClient,
+};
 use tokio::{
+    runtime::{Builder, Runtime},
     task::{AbortHandle, JoinSet},
     time::sleep_until,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Code;
+use tonic::{Code, transport::Channel};
 
 use super::{
     caller::registration,
@@ -89,7 +92,7 @@ pub(super) async fn usual(url: &str, lasts: Duration, turn: u8) -> Took {
     let url = url.to_owned();
     let alone = move || {
         process::go_first();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = Builder::new_current_thread().enable_all().build();
         runtime.expect("the system gives what it needs").block_on(ask_usual(&url, lasts, turn))
     };
     // A thread that tokio would use again would stay the first.
@@ -156,8 +159,9 @@ fn hold_beside(figures: &mut Figures, what: &str, alone: &Took, beside: &Took) {
     }
 }
 
-/// What it does, until it is stopped.
+/// What it does, until it is stopped, on threads of its own that go after all others: it stands for a client on another machine.
 struct Flood {
+    runtime: Runtime,
     tasks: JoinSet<(u64, u64, u64)>,
     stops: tokio::sync::watch::Sender<bool>,
 }
@@ -165,11 +169,11 @@ struct Flood {
 impl Flood {
     /// Registers as fast as it is answered.
     async fn registers(url: &str) -> Self {
-        let registry = connect(url).await;
-        let (mut tasks, stops) = (JoinSet::new(), tokio::sync::watch::Sender::new(false));
+        let mut flood = Self::begin();
+        let registry = flood.connect(url).await;
         for first in 0..AT_ONCE {
-            let (mut registry, stop) = (registry.clone(), stops.subscribe());
-            tasks.spawn(async move {
+            let (mut registry, stop) = (registry.clone(), flood.stops.subscribe());
+            flood.spawn(async move {
                 let (mut taken, mut refused, mut strange) = (0, 0, 0);
                 for number in (first..WANTED).step_by(AT_ONCE) {
                     if *stop.borrow() {
@@ -184,14 +188,14 @@ impl Flood {
                 (taken, refused, strange)
             });
         }
-        Self { tasks, stops }
+        flood
     }
 
     /// Renews one lease, as often as it may be said.
     async fn renews(url: &str, lease_id: String) -> Self {
-        let mut registry = connect(url).await;
-        let (mut tasks, stops) = (JoinSet::new(), tokio::sync::watch::Sender::new(false));
-        let stop = stops.subscribe();
+        let mut flood = Self::begin();
+        let mut registry = flood.connect(url).await;
+        let stop = flood.stops.subscribe();
         let heartbeat = HeartbeatRequest {
             service: "greedy".into(),
             replica_id: "renewed".into(),
@@ -199,7 +203,7 @@ impl Flood {
             ..Default::default()
         };
         let message = KeepAliveRequest { heartbeats: vec![heartbeat; IN_A_MESSAGE] };
-        tasks.spawn(async move {
+        flood.spawn(async move {
             let (mut taken, mut refused, mut strange) = (0, 0, 0);
             while !*stop.borrow() {
                 let (requests, receiver) = tokio::sync::mpsc::channel(1);
@@ -230,14 +234,33 @@ impl Flood {
             }
             (taken, refused, strange)
         });
-        Self { tasks, stops }
+        flood
+    }
+
+    fn begin() -> Self {
+        let mut threads = Builder::new_multi_thread();
+        let runtime = threads.worker_threads(2).on_thread_start(process::go_last).enable_all().build();
+        let runtime = runtime.expect("the system gives what it needs");
+        Self { runtime, tasks: JoinSet::new(), stops: tokio::sync::watch::Sender::new(false) }
+    }
+
+    /// A connection whose work is done on these threads.
+    async fn connect(&self, url: &str) -> RegistryServiceClient<Channel> {
+        let url = url.to_owned();
+        self.runtime.spawn(async move { connect(&url).await }).await.expect("it does not panic")
+    }
+
+    fn spawn(&mut self, task: impl Future<Output = (u64, u64, u64)> + Send + 'static) {
+        self.tasks.spawn_on(task, self.runtime.handle());
     }
 
     /// Taken, refused as it should be, and otherwise.
     async fn stop(self) -> (u64, u64, u64) {
         self.stops.send_replace(true);
         let sum = |(a, b, c), (x, y, z)| (a + x, b + y, c + z);
-        self.tasks.join_all().await.into_iter().fold((0, 0, 0), sum)
+        let told = self.tasks.join_all().await.into_iter().fold((0, 0, 0), sum);
+        self.runtime.shutdown_background();
+        told
     }
 }
 

@@ -55,6 +55,8 @@ struct State {
     stalling: AtomicUsize,
     /// Leases whose renewals were read.
     renewed: watch::Sender<Vec<i64>>,
+    /// How often a lease was asked for.
+    grants: AtomicUsize,
     /// Leases that were granted and not revoked.
     leases: watch::Sender<BTreeSet<i64>>,
     cluster: AtomicU64,
@@ -77,6 +79,7 @@ impl Fake {
             is_silent: AtomicBool::new(false),
             stalling: AtomicUsize::new(0),
             renewed: watch::Sender::default(),
+            grants: AtomicUsize::new(0),
             leases: watch::Sender::default(),
             cluster: AtomicU64::new(1),
             compacted: AtomicI64::new(0),
@@ -155,6 +158,18 @@ impl Fake {
         tokio::time::timeout(Duration::from_secs(20), kept).await.expect("in time").unwrap();
     }
 
+    /// How often a lease was asked for so far.
+    pub(super) fn grants(&self) -> usize {
+        self.state.grants.load(Relaxed)
+    }
+
+    /// Forgets a lease under which there is nothing yet.
+    pub(super) fn drop_lease(&self, lease: i64) {
+        self.state.leases.send_modify(|leases| {
+            leases.remove(&lease);
+        });
+    }
+
     /// Whether a key is under this lease.
     pub(super) fn has_under(&self, lease: i64) -> bool {
         self.state.at(0).values().any(|kv| kv.lease == lease)
@@ -214,6 +229,15 @@ impl State {
             Some(TargetUnion::Version(version)) => found.version == version,
             _ => false,
         }
+    }
+
+    /// Whether every lease under which it would put something is kept.
+    fn knows_leases_of(&self, request: &TxnRequest) -> bool {
+        let leases = self.leases.borrow();
+        request.success.iter().all(|operation| match &operation.request {
+            Some(Asked::RequestPut(put)) => put.lease == 0 || leases.contains(&put.lease),
+            _ => true,
+        })
     }
 
     fn carry_out(&self, request: TxnRequest) -> TxnResponse {
@@ -296,6 +320,9 @@ impl Kv for Service {
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
         let request = request.into_inner();
+        if !self.0.knows_leases_of(&request) {
+            return Err(Status::not_found("etcdserver: requested lease not found"));
+        }
         let is_change =
             request.success.iter().any(|operation| matches!(operation.request, Some(Asked::RequestPut(_))));
         let response = self.0.carry_out(request);
@@ -378,6 +405,7 @@ impl Lease for Service {
         request: Request<LeaseGrantRequest>,
     ) -> Result<Response<LeaseGrantResponse>, Status> {
         let LeaseGrantRequest { ttl, id } = request.into_inner();
+        self.0.grants.fetch_add(1, Relaxed);
         self.0.leases.send_modify(|leases| {
             leases.insert(id);
         });

@@ -16,17 +16,17 @@ use crate::{
 };
 
 /// A store on it.
-async fn store(fake: &Fake) -> Etcd {
+pub(super) async fn store(fake: &Fake) -> Etcd {
     Etcd::open(&fake.location().parse().unwrap(), &EtcdFiles::default()).await.unwrap()
 }
 
 /// Registers a replica for good, as the one with this number.
-fn registration(number: u16) -> Mutation {
+pub(super) fn registration(number: u16) -> Mutation {
     leased(number, None)
 }
 
 /// The same with a lease of this time to live.
-fn leased(number: u16, ttl: Option<Duration>) -> Mutation {
+pub(super) fn leased(number: u16, ttl: Option<Duration>) -> Mutation {
     let address = Address::parse(&format!("10.0.0.1:{number}")).unwrap();
     let wish =
         Registration { ttl, ..Registration::permanent(ServiceName::parse("orders").unwrap(), address) };
@@ -291,7 +291,7 @@ async fn a_change_for_which_etcd_could_not_be_asked_was_not_made() {
 }
 
 /// Long enough that nothing of it is over while a test lasts.
-const TTL: Duration = Duration::from_secs(60);
+pub(super) const TTL: Duration = Duration::from_secs(60);
 
 /// A store with one replica that has a lease, whose renewals go there from the table that is yielded, too.
 async fn with_a_lease(fake: &Fake) -> (Etcd, Leases, LeaseId, ReplicaKey) {

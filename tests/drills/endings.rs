@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use gateway_proto::v1::DrainReplicaRequest;
+use gateway_proto::v1::{DeregisterRequest, DrainReplicaRequest};
 use gateway_tests::{Act, DataPlane, Gateway, Load, Scripted, eventually, load::Tally};
 
 use crate::{
@@ -24,8 +24,14 @@ pub(crate) fn flawless(figures: &mut Figures, what: &str, tally: &Tally) {
     );
 }
 
-/// A replica that takes a second for each answer is drained.
+/// A replica that takes a second for each answer is drained, and another one like it removed.
 pub(crate) async fn drained(size: Size, figures: &mut Figures) {
+    for is_removed in [false, true] {
+        goes(is_removed, size, figures).await;
+    }
+}
+
+async fn goes(is_removed: bool, size: Size, figures: &mut Figures) {
     let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone".to_vec();
     let slow = || {
         let answer = answer.clone();
@@ -38,15 +44,23 @@ pub(crate) async fn drained(size: Size, figures: &mut Figures) {
     let lasts = SECOND * size.of(4, 2);
     let load = tokio::spawn(crate::client::load(gateway.proxy(), size.of(RATE, 100), lasts + 3 * SECOND));
     tokio::time::sleep(lasts).await;
-    let request =
-        DrainReplicaRequest { service: "orders".into(), replica_id: "r-1".into(), ..Default::default() };
-    gateway.control.registry().drain_replica(request).await.expect("it can be drained");
+    let (service, replica_id) = ("orders".to_owned(), "r-1".to_owned());
+    let mut registry = gateway.control.registry();
+    let how = if is_removed {
+        let request = DeregisterRequest { service, replica_id, force: true, ..Default::default() };
+        registry.deregister(request).await.expect("it can be removed");
+        "removed"
+    } else {
+        let request = DrainReplicaRequest { service, replica_id, ..Default::default() };
+        registry.drain_replica(request).await.expect("it can be drained");
+        "drained"
+    };
     let acked = Instant::now();
     let fates = load.await.expect("the load does not panic");
     let late = leaving.seen().iter().filter(|seen| seen.arrived > acked + SECOND).count();
     let (gets, posts) = (fates.count(false), fates.count(true));
-    figures.at_most(&format!("cut of {}", gets + posts), 0, fates.failed(false) + fates.failed(true));
-    figures.at_most("new requests to it a second after the ack", 0, late as u64);
+    figures.at_most(&format!("{how}: cut of {}", gets + posts), 0, fates.failed(false) + fates.failed(true));
+    figures.at_most(&format!("{how}: new requests to it a second after the ack"), 0, late as u64);
 }
 
 /// SIGTERM within the drain delay, and handovers from process to process.

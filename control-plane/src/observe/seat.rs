@@ -8,7 +8,10 @@ use std::{
 use gateway_proto::{NodeId, ReplicaKey, v1};
 use tokio_util::sync::CancellationToken;
 
-use super::{Identity, Observation, Observed, Report, TooManyNodes, events, report::Held};
+use super::{
+    Identity, Observation, Observed, Report, TooManyNodes, events,
+    report::{Held, cut_nack},
+};
 use crate::{clock, registry::Revision};
 
 /// The two streams of a data plane. Of each it has one: the newest.
@@ -62,6 +65,7 @@ impl Seat {
     /// Notes what the data plane refused.
     pub(crate) fn nacked(&self, nack: v1::Nack) {
         let Some(mut observed) = self.speaking() else { return };
+        let nack = cut_nack(nack);
         let is_news = observed.nodes.nacked(self.node(), nack.clone());
         self.observation.tell(observed);
         if is_news {

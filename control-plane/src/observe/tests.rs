@@ -72,6 +72,25 @@ async fn the_newest_stream_of_a_data_plane_speaks_for_it() {
 }
 
 #[tokio::test]
+async fn a_refusal_is_shown_told_and_logged_on_one_line() {
+    let observation = Arc::new(Observation::new(9));
+    let seat = observation.connect(identity(), 0, None).unwrap();
+    let message = format!("no\n2026-01-01T00:00:00Z INFO all is well\u{202e}{}", "x".repeat(600));
+    seat.nacked(v1::Nack { reason: "BAD\r".into(), message });
+    let nack = observation.read(|nodes, _| nodes.list_after("", 0).next().unwrap().1.nack).unwrap();
+    assert_eq!(nack.reason, "BAD\u{fffd}");
+    assert!(
+        nack.message.starts_with("no\u{fffd}2026-01-01T00:00:00Z INFO all is well\u{fffd}xx"),
+        "{nack:?}"
+    );
+    assert_eq!(nack.message.chars().count(), 512);
+    let looked = observation.read_events(|timeline| timeline.before(&Scope::default(), None, 99));
+    let (_, event) = looked.events.iter().find(|(_, event)| event.event_type == "NODE_NACKED").unwrap();
+    assert!(!event.message.contains(gateway_runtime::printable::is_acted_on), "{event:?}");
+    drop(seat);
+}
+
+#[tokio::test]
 async fn which_control_plane_a_data_plane_has_left_and_why_is_shown_and_told_once() {
     let observation = Arc::new(Observation::new(9));
     let left = v1::LeftControlPlane {

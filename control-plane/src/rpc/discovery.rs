@@ -258,7 +258,7 @@ impl Stream {
         }
         match (heard, &self.seat) {
             (Heard::Acked(revision), Some(seat)) => seat.acked(revision),
-            (Heard::Nacked(nack), Some(seat)) => seat.nacked(cut(nack)),
+            (Heard::Nacked(nack), Some(seat)) => seat.nacked(nack),
             _ => {}
         }
         Ok(())
@@ -331,10 +331,4 @@ async fn superseded(seat: Option<&Seat>) -> NodeId {
         }
         None => pending().await,
     }
-}
-
-/// A nack is kept and shown, so it has bounds.
-fn cut(nack: v1::Nack) -> v1::Nack {
-    let short = |text: String, max: usize| text.chars().take(max).collect();
-    v1::Nack { reason: short(nack.reason, 63), message: short(nack.message, 512) }
 }

@@ -19,6 +19,7 @@ mod keeper;
 mod keys;
 mod location;
 mod meta;
+mod pace;
 mod presence;
 mod read;
 mod retelling;

@@ -33,17 +33,17 @@ const RATE: u32 = 50;
 const NOTICED: Duration = Duration::from_secs(15);
 /// Within this, each has to be back.
 const BACK: Duration = Duration::from_secs(5);
-/// Within this, each has to have what has changed: the last one's turn to begin, and the time that it takes.
-const CAUGHT_UP: Duration = Duration::from_secs(6);
+/// Within this, each has to have what has changed: with the turns of all to begin.
+const CAUGHT_UP: Duration = Duration::from_secs(8);
 
 pub(crate) async fn dead(size: Size, figures: &mut Figures) {
     let count = size.of(100, 20);
     let parts = Parts::new(2).await;
     let directory = tempfile::tempdir().expect("there is a folder for temporary files");
     let store = format!("redb:{}", directory.path().join("registry.redb").display());
-    // All within `BACK`, evenly.
-    let rate = count as u64 / BACK.as_secs();
-    let flags = ["--insecure", "--snapshot-stream-rate", &rate.to_string()];
+    let most = count as u64 / BACK.as_secs();
+    // Evenly, so that no second, wherever it begins, has more: timers may be late, and the next one on time.
+    let flags = ["--insecure", "--snapshot-stream-rate", &(most - 1).to_string()];
     let control = ControlPlane::start_in(parts.place(CONTROL), store, &flags).await;
     let urls = [control.url()];
     let replica = Replica::start_at(parts.outside(DATA), &Posts::default());
@@ -96,7 +96,7 @@ pub(crate) async fn dead(size: Size, figures: &mut Figures) {
     tokio::time::sleep(SECOND).await;
     let times = streams.stop();
     figures.hold(&format!("each of {count} begins one stream"), times.len(), times.len() == count);
-    figures.at_most("streams that begin in any one second", rate, most_within(&times, SECOND) as u64);
+    figures.at_most("streams that begin in any one second", most, most_within(&times, SECOND) as u64);
     hold_leases(figures, &[owner]);
     hold_load(figures, &load.stop().await);
 }

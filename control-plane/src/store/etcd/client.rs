@@ -10,7 +10,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use gateway_proto::etcd::{
@@ -30,7 +30,10 @@ use tonic::{
 };
 use tower::service_fn;
 
-use super::location::{EtcdFiles, EtcdLocation};
+use super::{
+    location::{EtcdFiles, EtcdLocation},
+    pace::Pace,
+};
 use crate::{clock, leases::Contact, store::StoreError};
 
 /// For TCP and TLS.
@@ -60,6 +63,7 @@ struct Inner {
     turn: Semaphore,
     /// The member that is tried first.
     first: AtomicUsize,
+    pace: Mutex<Pace>,
 }
 
 /// A connection, and what shows who we are on it.
@@ -71,6 +75,15 @@ pub(super) struct Live {
     member: usize,
     /// Cancelled as soon as it is used no more.
     end: CancellationToken,
+}
+
+/// What an answer has to tell, which says whether the time that it takes tells something of its member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    /// What has become of a change.
+    Short,
+    /// Whatever was asked for.
+    Whole,
 }
 
 /// A change that is not known to be made.
@@ -117,8 +130,10 @@ impl Client {
                 .keep_alive_timeout(PING_TIMEOUT)
                 .keep_alive_while_idle(true))
         });
+        let endpoints = endpoints.collect::<Result<Vec<_>, StoreError>>()?;
         Ok(Self(Arc::new(Inner {
-            endpoints: endpoints.collect::<Result<_, StoreError>>()?,
+            pace: Mutex::new(Pace::new(endpoints.len())),
+            endpoints,
             user: location.user.clone().map(|user| (user, files.password.clone())),
             tls: tls.map(Arc::new),
             contact,
@@ -204,7 +219,7 @@ impl Client {
     {
         let mut left = self.0.endpoints.len();
         loop {
-            match self.once(&ask).await {
+            match self.in_time(self.ask(&ask, Answer::Whole)).await {
                 Err(status) if is_of_member(&status) && left > 1 => left -= 1,
                 outcome => return outcome,
             }
@@ -216,25 +231,32 @@ impl Client {
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let asked = timeout(PATIENCE, self.ask(ask)).await;
-        asked.unwrap_or_else(|_| {
+        self.in_time(self.ask(ask, Answer::Short)).await
+    }
+
+    async fn in_time<A>(&self, asked: impl Future<Output = Result<A, Status>>) -> Result<A, Status> {
+        timeout(PATIENCE, asked).await.unwrap_or_else(|_| {
             let why = format!("no member could be reached within {}s", PATIENCE.as_secs());
             Err(Status::deadline_exceeded(why))
         })
     }
 
-    async fn ask<A, F>(&self, ask: impl Fn(Live) -> F) -> Result<A, Status>
+    async fn ask<A, F>(&self, ask: impl Fn(Live) -> F, answer: Answer) -> Result<A, Status>
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
         let mut is_renewed = false;
         loop {
             let live = self.live().await?;
+            let began = clock::now();
             let asked = timeout(CALL_TIMEOUT, ask(live.clone())).await;
             let outcome = asked.unwrap_or_else(|_| Err(self.silent(&live)));
             match outcome {
                 Ok(response) => {
                     self.0.contact.touch(clock::now());
+                    if answer == Answer::Short {
+                        self.note_pace(&live, began);
+                    }
                     return Ok(response.into_inner());
                 }
                 Err(status) if !is_renewed && (is_of_token(&status) || self.is_asked_for(&status)) => {
@@ -247,6 +269,21 @@ impl Client {
                 }
                 Err(status) => return Err(status),
             }
+        }
+    }
+
+    /// Uses another member next, if the one that has just answered is slow and another one may not be.
+    fn note_pace(&self, live: &Live, began: Instant) {
+        let now = clock::now();
+        let took = now.saturating_duration_since(began);
+        let mut pace = self.0.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        if live.end.is_cancelled() {
+            return;
+        }
+        if let Some(next) = pace.answered(live.member, took, now) {
+            let [slow, next_to_ask] = [live.member, next].map(|member| self.0.endpoints[member].uri());
+            tracing::info!(%slow, ?took, next = %next_to_ask, "a member of etcd answers slowly: trying another one");
+            self.leave(live, next);
         }
     }
 
@@ -313,12 +350,16 @@ impl Client {
 
     /// Uses this connection no more, and with `goes_on` another member next.
     pub(super) fn give_up(&self, live: &Live, goes_on: bool) {
+        self.leave(live, (live.member + usize::from(goes_on)) % self.0.endpoints.len());
+    }
+
+    /// Uses this connection no more, and one to this member next.
+    fn leave(&self, live: &Live, next: usize) {
         let mut known = self.0.live.lock().unwrap_or_else(PoisonError::into_inner);
         if !live.end.is_cancelled() {
             live.end.cancel();
             *known = None;
-            let next = live.member + usize::from(goes_on);
-            self.0.first.store(next % self.0.endpoints.len(), Ordering::Relaxed);
+            self.0.first.store(next, Ordering::Relaxed);
         }
     }
 

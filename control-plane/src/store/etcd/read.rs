@@ -1,6 +1,9 @@
 //! Everything that etcd holds of ours, as of one revision.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Mutex, PoisonError},
+};
 
 use gateway_proto::{
     LeaseId, ReplicaKey,
@@ -13,6 +16,7 @@ use super::{
     entry,
     keys::{Keys, Role},
     meta::Meta,
+    transaction::one,
 };
 use crate::{
     leases::LeaseTag,
@@ -54,35 +58,47 @@ pub(super) struct Content {
     pub(super) peers: BTreeMap<String, String>,
 }
 
-/// Reads everything as of `at`; 0: as of now.
+/// Reads everything as of `at`; 0: as of now. Leases, which are half of all keys, and records side by side.
 pub(super) async fn read_all(client: &Client, keys: &Keys, at: Revision) -> Result<Content, Unread> {
-    let mut reader = Reader { at, ..Reader::default() };
-    let (mut key, range_end) = keys.all();
-    let mut cluster = 0;
+    let head = RangeRequest { keys_only: true, revision: at, ..one(keys.head()) };
+    let header = client.range(head).await.map_err(Unread::Refused)?.header.unwrap_or_default();
+    let at = if at == 0 { header.revision } else { at };
+    let reader = Mutex::new(Reader { at, ..Reader::default() });
+    let ((first, end), (_, middle)) = (keys.all(), keys.live());
+    let half = |from, to| read_range(client, keys, at, from, to, &reader);
+    tokio::try_join!(half(first, middle.clone()), half(middle, end))?;
+    let reader = reader.into_inner().unwrap_or_else(PoisonError::into_inner);
+    reader.finish(header.cluster_id).map_err(Unread::Damaged)
+}
+
+/// Reads what is between two keys.
+async fn read_range(
+    client: &Client,
+    keys: &Keys,
+    at: Revision,
+    mut key: Vec<u8>,
+    range_end: Vec<u8>,
+    reader: &Mutex<Reader>,
+) -> Result<(), Unread> {
     loop {
         let request = RangeRequest {
             key: key.clone(),
             range_end: range_end.clone(),
             limit: PAGE,
-            revision: reader.at,
+            revision: at,
             ..RangeRequest::default()
         };
-        let RangeResponse { header, kvs, more, .. } = client.range(request).await.map_err(Unread::Refused)?;
-        if let Some(header) = header {
-            cluster = header.cluster_id;
-            if reader.at == 0 {
-                reader.at = header.revision;
-            }
-        }
+        let RangeResponse { kvs, more, .. } = client.range(request).await.map_err(Unread::Refused)?;
         if let Some(last) = kvs.last() {
             key.clone_from(&last.key);
             key.push(0);
         }
+        let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
         for kv in kvs {
             reader.take(keys, kv).map_err(Unread::Damaged)?;
         }
         if !more {
-            return reader.finish(cluster).map_err(Unread::Damaged);
+            return Ok(());
         }
     }
 }

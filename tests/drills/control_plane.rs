@@ -27,6 +27,7 @@ pub(crate) mod outages;
 pub(crate) mod owner;
 pub(crate) mod parts;
 pub(crate) mod reconnection;
+pub(crate) mod reporter;
 pub(crate) mod rolling;
 pub(crate) mod standstill;
 pub(crate) mod strangers;

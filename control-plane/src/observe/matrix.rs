@@ -43,6 +43,8 @@ pub struct Replica {
     rows: BTreeMap<NodeId, Cell>,
     /// How many of them are not closed.
     open: usize,
+    /// How many of them say that its checks fail.
+    failing: usize,
     /// When the first of them came.
     added: Change,
     tally: Tally,
@@ -334,8 +336,8 @@ impl Matrix {
         self.nodes.entry(node.clone()).or_default().keys.insert(key.clone());
         let replica = self.replicas.entry(key.clone()).or_insert_with(|| {
             self.last_doubt += 1;
-            let (open, added, tally, doubts) = (0, change, Tally::default(), self.last_doubt);
-            Replica { rows: BTreeMap::new(), open, added, tally, doubts }
+            let (added, tally, doubts) = (change, Tally::default(), self.last_doubt);
+            Replica { rows: BTreeMap::new(), open: 0, failing: 0, added, tally, doubts }
         });
         replica
             .rows
@@ -350,6 +352,7 @@ impl Matrix {
         let Some(replica) = self.replicas.get_mut(key) else { return };
         let Some(cell) = replica.rows.remove(node) else { return };
         replica.tally.forget(node);
+        replica.failing -= usize::from(cell.row.is_failing());
         let replica_added = replica.rows.is_empty().then_some(replica.added);
         self.changes.removed(cell.changed, key, node, cell.added, replica_added);
         self.row_count -= 1;

@@ -117,6 +117,11 @@ impl Tally {
         Lately::of(of(running), of(before), rest_of_before(at))
     }
 
+    /// Whether there are failures in a row, of attempts or of checks.
+    pub(super) fn has_failures(&self) -> bool {
+        !self.failed_attempts.is_empty() || !self.failed_checks.is_empty()
+    }
+
     /// Failures in a row: of attempts, or of checks, whichever are more.
     pub(super) fn failures_in_a_row(&self) -> u64 {
         self.failed_attempts.total().max(self.failed_checks.total())

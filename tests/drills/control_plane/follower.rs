@@ -1,8 +1,9 @@
 //! Data planes as control planes see them: each holds what a data plane holds, by the same code, and acks as one.
 
 use std::{
+    future::pending,
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use data_plane::discovery::{Assembly, Received, Snapshot};
@@ -12,10 +13,15 @@ use gateway_proto::v1::{
     stream_snapshots_response::Update,
 };
 use rand::Rng;
-use tokio::{sync::mpsc, task::JoinSet, time::timeout};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::timeout,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, transport::Channel};
 
+use super::reporter::{Reporter, Reports, Standing};
 use crate::{replica::lock, stage::SECOND};
 
 /// As data planes take them.
@@ -49,10 +55,11 @@ pub(crate) struct Seen {
 pub(crate) struct Follower {
     node: String,
     urls: Vec<String>,
-    current: usize,
+    standing: watch::Sender<Standing>,
     held: Held,
     seen: Arc<Mutex<Seen>>,
     notes_path: bool,
+    reporter: Option<Reporter>,
 }
 
 /// What a follower holds.
@@ -104,7 +111,8 @@ impl Follower {
     /// One that begins with the control plane of this number.
     pub(crate) fn new(node: String, urls: &[String], first: usize) -> Self {
         let (urls, held, seen) = (urls.to_vec(), Held::All(Box::default()), Arc::default());
-        Self { node, urls, current: first, held, seen, notes_path: false }
+        let standing = watch::Sender::new(Standing { current: first, ..Standing::default() });
+        Self { node, urls, standing, held, seen, notes_path: false, reporter: None }
     }
 
     /// The same, which has held something before, and keeps no more of it than its epoch and its revision.
@@ -128,6 +136,13 @@ impl Follower {
         Self { notes_path: true, ..self }
     }
 
+    /// The same, which also reports as a data plane does; by its number, it has a breaker open or not.
+    pub(crate) fn reporting(self, number: usize, reports: &Reports) -> Self {
+        let node = NodeIdentity { process_id: format!("p-{number}"), ..self.identity() };
+        let (urls, standing, reports) = (self.urls.clone(), self.standing.subscribe(), reports.clone());
+        Self { reporter: Some(Reporter { number, node, urls, standing, reports }), ..self }
+    }
+
     /// What it has been through so far, also while it follows.
     pub(crate) fn seen(&self) -> Arc<Mutex<Seen>> {
         Arc::clone(&self.seen)
@@ -135,28 +150,51 @@ impl Follower {
 
     /// Follows for ever, one control plane after the other. Dropping it ends the connection at once.
     pub(crate) async fn follow(&mut self) {
+        let reporter = self.reporter.clone();
+        let reports = async {
+            match &reporter {
+                Some(reporter) => reporter.report().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.follow_all() => {}
+            () = reports => {}
+        }
+    }
+
+    async fn follow_all(&mut self) {
         loop {
             // Why a stream ended is nothing to a data plane: it begins the next one.
             let _ = self.follow_one().await;
-            self.current += 1;
+            self.standing.send_modify(|standing| standing.current += 1);
             let pause = PAUSE.mul_f64(rand::rng().random_range(0.0..1.0));
             tokio::time::sleep(pause).await;
         }
     }
 
+    fn identity(&self) -> NodeIdentity {
+        NodeIdentity { node_id: self.node.clone(), version: "drill".into(), ..Default::default() }
+    }
+
+    /// Who begins a stream of snapshots: one that reports, too, says all that a data plane does.
+    fn introduces(&self) -> NodeIdentity {
+        let Some(reporter) = &self.reporter else { return self.identity() };
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let stream_number = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
+        NodeIdentity { stream_number, ..reporter.node.clone() }
+    }
+
     async fn follow_one(&mut self) -> Result<(), Status> {
-        let url = self.urls[self.current % self.urls.len()].clone();
+        let current = self.standing.borrow().current;
+        let url = self.urls[current % self.urls.len()].clone();
         let endpoint = Channel::from_shared(url).expect("an address makes a URL");
         let channel = endpoint.connect_timeout(SECOND).connect().await;
         let channel = channel.map_err(|error| Status::unavailable(error.to_string()))?;
         let mut client = DiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let (requests, receiver) = mpsc::channel(8);
         let hello = Hello {
-            node: Some(NodeIdentity {
-                node_id: self.node.clone(),
-                version: "drill".into(),
-                ..Default::default()
-            }),
+            node: Some(self.introduces()),
             services: vec!["*".into()],
             resume_epoch: self.held.epoch().to_owned(),
             resume_revision: self.held.revision(),
@@ -177,6 +215,13 @@ impl Follower {
             let before = self.held.revision();
             let nack = self.held.receive(&mut assembly, message);
             let revision = self.held.revision();
+            self.standing.send_if_modified(|standing| {
+                let has_moved = standing.revision != revision || standing.epoch != self.held.epoch();
+                if has_moved {
+                    (standing.epoch, standing.revision) = (self.held.epoch().to_owned(), revision);
+                }
+                has_moved
+            });
             {
                 let mut seen = lock(&self.seen);
                 seen.full += u64::from(is_full);

@@ -103,14 +103,16 @@ impl Replica {
     /// The row of this data plane has followed `before`.
     pub(super) fn hear(&mut self, node: &NodeId, before: Option<&Row>, came_back: bool, at: SystemTime) {
         if let Some(cell) = self.rows.get_mut(node) {
+            self.failing -= usize::from(before.is_some_and(Row::is_failing));
+            self.failing += usize::from(cell.row.is_failing());
             let before = before.map(|row| (row, cell.done));
             cell.done = self.tally.hear(node, before, &cell.row, came_back, at);
         }
     }
 
-    /// Whether it has failures in a row, or fails checks somewhere.
+    /// Whether it has failures in a row, or fails checks somewhere. Asked with every row that changes, so it looks at no others.
     pub(super) fn is_suspect(&self) -> bool {
-        self.tally.failures_in_a_row() > 0 || self.rows.values().any(|cell| cell.row.is_failing())
+        self.failing > 0 || self.tally.has_failures()
     }
 
     /// What the data planes that are `heard` see of its newest registration.

@@ -413,3 +413,20 @@ fn who_is_silent_is_told_beside_who_fails_and_one_word_among_several_makes_no_fa
     say(&mut matrix, "n2", 2);
     assert_ne!(seen(&matrix, &["n2"]).doubts, doubts, "nobody knows how it was meanwhile");
 }
+
+#[test]
+fn a_replica_is_to_be_looked_at_for_as_long_as_checks_of_it_fail_on_any_data_plane() {
+    use gateway_proto::v1::HealthCheckState::{Failing, Passing};
+    let mut matrix = Matrix::default();
+    let mut say = |id: &str, state: v1::HealthCheckState, full: bool| {
+        let check = v1::HealthCheck { state: state.into(), ..Default::default() };
+        let row = v1::Breaker { health_check: Some(check), ..wire("a", Closed) };
+        matrix.report(&node(id), report_of(full, vec![row]), UNIX_EPOCH);
+        matrix.suspects(|_| true).len()
+    };
+    assert_eq!(say("n1", Passing, true), 0);
+    assert_eq!((say("n1", Failing, false), say("n1", Failing, true), say("n2", Failing, false)), (1, 1, 1));
+    assert_eq!((say("n1", Passing, false), say("n3", Failing, true), say("n2", Passing, true)), (1, 1, 1));
+    matrix.forget_node(&node("n3"));
+    assert!(matrix.suspects(|_| true).is_empty());
+}

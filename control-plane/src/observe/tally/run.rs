@@ -23,6 +23,12 @@ impl Run {
         }
     }
 
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        // Nobody stands here without failures.
+        self.by_node.is_empty()
+    }
+
     /// All of them.
     pub(super) fn total(&self) -> u64 {
         self.by_node.values().copied().fold(0, u64::saturating_add)

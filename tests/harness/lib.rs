@@ -15,6 +15,7 @@ mod eventually;
 pub mod gateway;
 pub mod history;
 pub mod http1;
+pub mod lapses;
 pub mod load;
 mod place;
 pub mod planes;

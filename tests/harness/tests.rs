@@ -3,6 +3,7 @@
 mod bench_cores;
 mod counts;
 mod histories;
+mod leases;
 
 use gateway_tests::{Act, Scripted, http1};
 

@@ -1,6 +1,8 @@
 //! One fault after the other, while clients on three control planes note what they are told: whether it can have been so is
 //! judged afterwards.
 
+use std::time::Instant;
+
 use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
 
 use super::{
@@ -48,9 +50,12 @@ pub(crate) async fn chaos(size: Size, figures: &mut Figures) {
     for round in 0..rounds {
         faults.shuffle(&mut random);
         for (number, fault) in faults.iter().take(size.of(FAULTS.len(), 2)).enumerate() {
+            let began = Instant::now();
             strike(&mut cluster, *fault, round + number).await;
             cluster.etcd.answers().await;
-            tokio::time::sleep(SECOND).await;
+            recorder.saw_fault(began);
+            // In which leases are renewed that no fault keeps from etcd.
+            tokio::time::sleep(4 * SECOND).await;
         }
     }
     let history = recorder.stop().await;

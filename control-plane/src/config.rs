@@ -54,7 +54,7 @@ pub struct Args {
     pub max_nodes: usize,
 
     /// Snapshot streams of data planes that begin in a second, evenly, 1..=100000, where all of them come back at once; 0: as they come.
-    /// None is kept waiting for longer than 10 s
+    /// None is kept waiting for longer than 8 s: for so many to come evenly, it takes an eighth of their number at least
     #[arg(long, env = "GW_SNAPSHOT_STREAM_RATE", default_value_t = 0, value_name = "N")]
     pub snapshot_stream_rate: u32,
 

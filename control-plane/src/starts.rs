@@ -8,8 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Nobody waits for longer, whatever the pace: a data plane takes a control plane that says nothing for 15 s for dead.
-const LONGEST: Duration = Duration::from_secs(10);
+/// Nobody waits for longer, whatever the pace: a data plane takes a control plane that says nothing for 15 s for dead, of which 5 s may have
+/// passed before its turn.
+const LONGEST: Duration = Duration::from_secs(8);
 
 /// The turns to begin.
 #[derive(Debug)]
@@ -27,8 +28,11 @@ impl Starts {
         Self { interval, next: Mutex::new(None) }
     }
 
-    /// Takes the next turn, and yields how long it is until then: at most 10 s, beyond which turns are shared.
+    /// Takes the next turn, and yields how long it is until then: at most 8 s, beyond which turns are shared.
     pub(crate) fn reserve(&self, now: Instant) -> Duration {
+        if self.interval.is_zero() {
+            return Duration::ZERO;
+        }
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let turn = next.map_or(now, |next| next.clamp(now, now + LONGEST));
         *next = Some(turn + self.interval);

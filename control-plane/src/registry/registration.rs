@@ -10,7 +10,6 @@ use gateway_proto::{
     Address, Check, Endpoint, Health, Invalid, Labels, Locality, Priority, ReplicaId, ServiceName, Weight,
     time::parse_duration, v1,
 };
-use gateway_runtime::printable::is_acted_on;
 use uuid::{Uuid, fmt::Hyphenated};
 
 use super::Registrant;
@@ -174,14 +173,18 @@ fn parse_ttl(wire: Option<prost_types::Duration>, permanent: bool) -> Result<Opt
     }
 }
 
-/// Checks text for people: at most `max` characters, none of which a terminal or a log acts on instead of showing it.
+/// Checks text for people: at most `max` characters, none of them a control character.
 pub(crate) fn text_within(field: &str, text: &str, max: usize) -> Result<(), Invalid> {
     let count = text.chars().count();
     if count > max {
         return Err(Invalid::new(field, format!("has {count} characters, at most {max} are allowed")));
     }
-    let Some(bad) = text.chars().find(|char| is_acted_on(*char)) else { return Ok(()) };
-    Err(Invalid::new(field, format!("holds the control character '{}'", bad.escape_default())))
+    match text.chars().find(|c| c.is_control()) {
+        Some(bad) => {
+            Err(Invalid::new(field, format!("holds the control character '{}'", bad.escape_default())))
+        }
+        None => Ok(()),
+    }
 }
 
 fn renamed(invalid: &Invalid, field: &str) -> Invalid {

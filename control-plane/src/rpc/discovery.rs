@@ -80,14 +80,13 @@ async fn serve(
     let is_observer = read_role(hello.role).map_err(|error| invalid(error.within("hello")))?;
     // Of data planes there are as many as nodes are allowed, of those who look as many as may watch.
     let place = is_observer.then(|| edge.watch_streams.take_for(&caller)).transpose()?;
-    if !is_observer {
-        let turn = sleep(edge.snapshot_starts.reserve(clock::now()));
-        tokio::select! {
-            () = turn => {}
-            () = outbound.closed() => return Ok(()),
-            () = edge.shutdown.begun() => return Err(Refusal::from(WriteError::ShuttingDown).into()),
-        }
-    }
+    let identity = if is_observer {
+        None
+    } else {
+        let identity = identity(node, peer.clone()).map_err(|error| invalid(error.within("hello.node")))?;
+        caller.admit_node(&identity.id, "StreamSnapshots").map_err(Refusal::from)?;
+        Some(identity)
+    };
     let publisher = &edge.effects.publisher;
     let is_ours = hello.resume_epoch == publisher.epoch();
     if is_ours {
@@ -96,15 +95,18 @@ async fn serve(
         // It may have that from where the registry goes on, and is not sent back.
         return Err(Refusal::from(edge.why_cut_off()).into());
     }
+    // Only who is not turned away takes a turn from others.
+    if identity.is_some() {
+        tokio::select! {
+            () = sleep(edge.snapshot_starts.reserve(clock::now())) => {}
+            () = outbound.closed() => return Ok(()),
+            () = edge.shutdown.begun() => return Err(Refusal::from(WriteError::ShuttingDown).into()),
+        }
+    }
     // A data plane that is ahead knows what this store has lost: nothing leads on from there.
     let held = 0..=publisher.read(View::revision);
     let resume = (is_ours && held.contains(&hello.resume_revision)).then_some(hello.resume_revision);
-    let seat = if is_observer {
-        tracing::debug!(peer, resume = ?resume, "observer connected");
-        None
-    } else {
-        let identity = identity(node, peer).map_err(|error| invalid(error.within("hello.node")))?;
-        caller.admit_node(&identity.id, "StreamSnapshots").map_err(Refusal::from)?;
+    let seat = if let Some(identity) = identity {
         let seat = edge
             .effects
             .observation
@@ -112,6 +114,9 @@ async fn serve(
             .map_err(Refusal::from)?;
         tracing::info!(node = %seat.node(), resume = ?resume, "data plane connected");
         Some(seat)
+    } else {
+        tracing::debug!(peer, resume = ?resume, "observer connected");
+        None
     };
     let session = Session::new(resume, clock::now());
     let head = publisher.subscribe();

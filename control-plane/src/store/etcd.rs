@@ -331,7 +331,7 @@ impl Store for Etcd {
     async fn commit(&mut self, base: Revision, group: &[Mutation]) -> Result<Commit, StoreError> {
         let Transaction { request, count, grants } =
             Transaction::new(&self.keys, base, self.own_fence, group);
-        let committed = match self.granted.grant(&self.client, &grants, clock::now()).await {
+        let committed = match self.granted.grant(&self.client, &grants).await {
             Ok(()) => self.client.change(request).await,
             Err(status) => Err(Unseen { status, may_be_made: false }),
         };

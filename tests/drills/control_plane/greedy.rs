@@ -6,7 +6,7 @@ use gateway_proto::v1::{
     HeartbeatRequest, KeepAliveRequest, RegisterRequest, registry_service_client::RegistryServiceClient,
 };
 use tokio::{
-    runtime::{Builder, Runtime},
+    runtime::{Builder, Handle, Runtime},
     task::{AbortHandle, JoinSet},
     time::sleep_until,
 };
@@ -161,7 +161,7 @@ fn hold_beside(figures: &mut Figures, what: &str, alone: &Took, beside: &Took) {
 
 /// What it does, until it is stopped, on threads of its own that go after all others: it stands for a client on another machine.
 struct Flood {
-    runtime: Runtime,
+    threads: Threads,
     tasks: JoinSet<(u64, u64, u64)>,
     stops: tokio::sync::watch::Sender<bool>,
 }
@@ -241,26 +241,46 @@ impl Flood {
         let mut threads = Builder::new_multi_thread();
         let runtime = threads.worker_threads(2).on_thread_start(process::go_last).enable_all().build();
         let runtime = runtime.expect("the system gives what it needs");
-        Self { runtime, tasks: JoinSet::new(), stops: tokio::sync::watch::Sender::new(false) }
+        Self {
+            threads: Threads(Some(runtime)),
+            tasks: JoinSet::new(),
+            stops: tokio::sync::watch::Sender::new(false),
+        }
     }
 
     /// A connection whose work is done on these threads.
     async fn connect(&self, url: &str) -> RegistryServiceClient<Channel> {
         let url = url.to_owned();
-        self.runtime.spawn(async move { connect(&url).await }).await.expect("it does not panic")
+        self.threads.handle().spawn(async move { connect(&url).await }).await.expect("it does not panic")
     }
 
     fn spawn(&mut self, task: impl Future<Output = (u64, u64, u64)> + Send + 'static) {
-        self.tasks.spawn_on(task, self.runtime.handle());
+        self.tasks.spawn_on(task, self.threads.handle());
     }
 
     /// Taken, refused as it should be, and otherwise.
     async fn stop(self) -> (u64, u64, u64) {
         self.stops.send_replace(true);
         let sum = |(a, b, c), (x, y, z)| (a + x, b + y, c + z);
-        let told = self.tasks.join_all().await.into_iter().fold((0, 0, 0), sum);
-        self.runtime.shutdown_background();
-        told
+        self.tasks.join_all().await.into_iter().fold((0, 0, 0), sum)
+    }
+}
+
+/// Those of a flood, which end with it, also where a drill panics.
+struct Threads(Option<Runtime>);
+
+impl Threads {
+    fn handle(&self) -> &Handle {
+        self.0.as_ref().expect("they are there until they are dropped").handle()
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        // Nobody can wait for them here.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

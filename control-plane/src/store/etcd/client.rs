@@ -7,7 +7,7 @@ use std::{
     fs,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -75,15 +75,6 @@ pub(super) struct Live {
     member: usize,
     /// Cancelled as soon as it is used no more.
     end: CancellationToken,
-}
-
-/// What an answer has to tell, which says whether the time that it takes tells something of its member.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Answer {
-    /// What has become of a change.
-    Short,
-    /// Whatever was asked for.
-    Whole,
 }
 
 /// A change that is not known to be made.
@@ -219,7 +210,7 @@ impl Client {
     {
         let mut left = self.0.endpoints.len();
         loop {
-            match self.in_time(self.ask(&ask, Answer::Whole)).await {
+            match self.in_time(self.ask(&ask, false)).await {
                 Err(status) if is_of_member(&status) && left > 1 => left -= 1,
                 outcome => return outcome,
             }
@@ -231,7 +222,7 @@ impl Client {
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        self.in_time(self.ask(ask, Answer::Short)).await
+        self.in_time(self.ask(ask, true)).await
     }
 
     async fn in_time<A>(&self, asked: impl Future<Output = Result<A, Status>>) -> Result<A, Status> {
@@ -241,7 +232,8 @@ impl Client {
         })
     }
 
-    async fn ask<A, F>(&self, ask: impl Fn(Live) -> F, answer: Answer) -> Result<A, Status>
+    /// With `is_change`, what it takes says how fast its member is; of a read, how much it has to tell.
+    async fn ask<A, F>(&self, ask: impl Fn(Live) -> F, is_change: bool) -> Result<A, Status>
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
@@ -254,7 +246,7 @@ impl Client {
             match outcome {
                 Ok(response) => {
                     self.0.contact.touch(clock::now());
-                    if answer == Answer::Short {
+                    if is_change {
                         self.note_pace(&live, began);
                     }
                     return Ok(response.into_inner());
@@ -264,6 +256,7 @@ impl Client {
                     self.give_up(&live, false);
                 }
                 Err(status) if is_of_member(&status) => {
+                    self.pace().failed(live.member, clock::now());
                     self.give_up(&live, true);
                     return Err(self.broken(&live, status));
                 }
@@ -273,18 +266,20 @@ impl Client {
     }
 
     /// Uses another member next, if the one that has just answered is slow and another one may not be.
-    fn note_pace(&self, live: &Live, began: Instant) {
+    fn note_pace(&self, live: &Live, asked: Instant) {
         let now = clock::now();
-        let took = now.saturating_duration_since(began);
-        let mut pace = self.0.pace.lock().unwrap_or_else(PoisonError::into_inner);
-        if live.end.is_cancelled() {
-            return;
-        }
-        if let Some(next) = pace.answered(live.member, took, now) {
+        if !live.end.is_cancelled()
+            && let Some(next) = self.pace().answered(live.member, asked, now)
+        {
             let [slow, next_to_ask] = [live.member, next].map(|member| self.0.endpoints[member].uri());
+            let took = now.saturating_duration_since(asked);
             tracing::info!(%slow, ?took, next = %next_to_ask, "a member of etcd answers slowly: trying another one");
             self.leave(live, next);
         }
+    }
+
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.0.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether etcd asks who we are since after this connection began, and we can say so.
@@ -335,6 +330,7 @@ impl Client {
                 // Another member would say the same.
                 Err(status) if status.code() != Code::Unavailable => return Err(status),
                 Err(status) => {
+                    self.pace().failed(member, clock::now());
                     // Whoever gives up waiting before all have been tried goes on from there.
                     self.0.first.store((member + 1) % self.0.endpoints.len(), Ordering::Relaxed);
                     refusal = status;

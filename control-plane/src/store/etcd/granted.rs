@@ -3,7 +3,7 @@
 //! A group that somebody else was faster than is decided anew and has the same leases. They are not asked for again: where the disks of
 //! etcd are slow, that would take as long as the commit itself, in which whoever was faster is faster again, for ever.
 
-use std::{collections::HashMap, time::Instant};
+use std::collections::HashSet;
 
 use tokio::task::JoinSet;
 use tonic::Status;
@@ -11,29 +11,21 @@ use tonic::Status;
 use super::{client::Client, transaction::Grant};
 use crate::leases::LeaseTag;
 
-/// Those that etcd was asked for with the last group, and when.
+/// Those of the last group. Whether etcd still keeps one says the commit, for one that it does not keep is never committed.
 #[derive(Debug, Default)]
-pub(super) struct Granted(HashMap<LeaseTag, Instant>);
+pub(super) struct Granted(HashSet<LeaseTag>);
 
 impl Granted {
-    /// Has etcd keep these leases, but for those that it has kept since less than half of their time to live.
+    /// Has etcd keep these leases, but for those that the last group had, too.
     ///
     /// # Errors
     /// What etcd says of the first that it does not keep. Of all others it is unknown whether it does, and to ask again is safe.
-    pub(super) async fn grant(
-        &mut self,
-        client: &Client,
-        grants: &[Grant],
-        now: Instant,
-    ) -> Result<(), Status> {
+    pub(super) async fn grant(&mut self, client: &Client, grants: &[Grant]) -> Result<(), Status> {
         let known = std::mem::take(&mut self.0);
         let mut granting = JoinSet::new();
         for &Grant { tag, ttl } in grants {
-            let half = ttl.unsigned_abs() / 2;
-            if let Some(at) =
-                known.get(&tag).filter(|at| now.saturating_duration_since(**at).as_secs() < half)
-            {
-                self.0.insert(tag, *at);
+            if known.contains(&tag) {
+                self.0.insert(tag);
                 continue;
             }
             let client = client.clone();
@@ -41,7 +33,7 @@ impl Granted {
         }
         while let Some(granted) = granting.join_next().await {
             let ended = Err(Status::internal("the task that asked for a lease ended"));
-            self.0.insert(granted.unwrap_or(ended)?, now);
+            self.0.insert(granted.unwrap_or(ended)?);
         }
         Ok(())
     }

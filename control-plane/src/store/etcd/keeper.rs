@@ -136,6 +136,7 @@ impl Line {
                     self.client.give_up(&live, true);
                     return Err(stalled());
                 }
+                () = live.given_up() => return Err(Status::cancelled("another member is asked from now on")),
                 answer = answers.message() => {
                     let answer = answer.inspect_err(|_| self.client.give_up(&live, true))?;
                     let answer = answer.ok_or_else(|| Status::unavailable("etcd ended the stream"))?;

@@ -23,9 +23,13 @@ use crate::{
     registry::{Item, Revision},
 };
 
-/// Keys asked for at once. For each page etcd counts all keys behind it, so many small ones take time with the square of what there is; one
-/// of replicas of ordinary size has some 4 MB.
-const PAGE: i64 = 10_000;
+/// Keys asked for at first, and then as many as had made some megabytes: for each page etcd counts all keys behind it, so many small ones
+/// take time with the square of what there is, and a large one has to come in the time that an answer has.
+const FIRST_PAGE: usize = 1000;
+const LARGEST_PAGE: usize = 16 * 1024;
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
+/// What a page may be larger than the one before: what is in it may be, too.
+const GROWTH: usize = 4;
 
 /// Why it could not be read.
 #[derive(Debug)]
@@ -80,11 +84,12 @@ async fn read_range(
     range_end: Vec<u8>,
     reader: &Mutex<Reader>,
 ) -> Result<(), Unread> {
+    let mut page = FIRST_PAGE;
     loop {
         let request = RangeRequest {
             key: key.clone(),
             range_end: range_end.clone(),
-            limit: PAGE,
+            limit: i64::try_from(page).unwrap_or(i64::MAX),
             revision: at,
             ..RangeRequest::default()
         };
@@ -93,6 +98,7 @@ async fn read_range(
             key.clone_from(&last.key);
             key.push(0);
         }
+        page = next_page(page, &kvs);
         let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
         for kv in kvs {
             reader.take(keys, kv).map_err(Unread::Damaged)?;
@@ -101,6 +107,13 @@ async fn read_range(
             return Ok(());
         }
     }
+}
+
+/// How many keys to ask for after a page of so many, which had these.
+fn next_page(page: usize, kvs: &[KeyValue]) -> usize {
+    let bytes: usize = kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
+    let wanted = PAGE_BYTES / (bytes / kvs.len().max(1)).max(1);
+    wanted.clamp(FIRST_PAGE, LARGEST_PAGE).min(page * GROWTH)
 }
 
 #[derive(Default)]
@@ -150,5 +163,28 @@ impl Reader {
         });
         let kept = kept.collect();
         Ok(Content { at, head, cluster, epoch: meta.epoch_in(cluster), fence, items, kept, peers })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page_of(count: usize, bytes: usize) -> Vec<KeyValue> {
+        vec![KeyValue { value: vec![0; bytes], ..KeyValue::default() }; count]
+    }
+
+    #[test]
+    fn pages_grow_to_some_megabytes_and_no_further() {
+        let sizes = |bytes| {
+            let next = |page: &usize| Some(next_page(*page, &page_of(100, bytes)));
+            std::iter::successors(Some(FIRST_PAGE), next).take(5).collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(60), [1000, 4000, 16_000, 16_384, 16_384]);
+        assert_eq!(sizes(1024), [1000, 4000, 4096, 4096, 4096]);
+        // The largest replica that there is makes a page of 8 MB.
+        assert_eq!(sizes(8192), [1000; 5]);
+        assert_eq!(next_page(LARGEST_PAGE, &page_of(100, 8192)), FIRST_PAGE);
+        assert_eq!(next_page(FIRST_PAGE, &[]), 4000);
     }
 }

@@ -59,6 +59,7 @@ mod rotation;
 mod routes;
 mod run;
 mod scripting;
+mod secrets;
 mod shells;
 mod startup;
 mod static_file;

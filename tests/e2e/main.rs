@@ -38,6 +38,7 @@ mod guard;
 mod handover;
 mod health;
 mod health_checks;
+mod hostile;
 mod http2;
 mod lists;
 mod logs;

@@ -183,6 +183,11 @@ impl Global {
             }
             values.push(file.as_ref().map_or_else(|| "-".to_owned(), |path| path.display().to_string()));
         }
+        if let Some(text) = settle("insecure", "GWCTL_INSECURE", context.and_then(|c| c.insecure.as_ref())) {
+            access.insecure =
+                text.parse().map_err(|_| refused("insecure", "is neither true nor false".into()))?;
+        }
+        values.push(access.insecure.to_string());
         for (setting, value) in settings.iter_mut().zip(values) {
             setting.value = value;
         }

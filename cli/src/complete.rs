@@ -192,7 +192,7 @@ fn settings_of(words: Vec<std::ffi::OsString>) -> Option<(Global, Origin)> {
     let matches = Cli::command().ignore_errors(true).try_get_matches_from(words).ok()?;
     let mut global = Global::from_arg_matches(&matches).ok()?;
     let origin = global.settle(&matches).ok()?;
-    if Endpoint::parse(&global.endpoint, origin).ok()?.is_overheard() {
+    if !global.access.insecure && Endpoint::parse(&global.endpoint, origin).ok()?.is_overheard() {
         global.access.token_file = None;
     }
     (global.timeout, global.quiet, global.verbose, global.wait_for_ready) = (DEADLINE, true, 0, false);
@@ -270,6 +270,8 @@ mod tests {
         for endpoint in ["http://control.example:1", "https://control.example:1,http://10.0.0.1:1"] {
             assert_eq!(token_file(endpoint), None, "{endpoint}");
         }
+        let told = "http://control.example:1 --insecure";
+        assert_eq!(token_file(told), Some("/run/token".into()), "{told}");
     }
 
     #[test]

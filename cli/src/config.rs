@@ -42,12 +42,15 @@ pub(crate) struct Context {
     pub(crate) key_file: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) token_file: Option<String>,
+    /// Whether the token is shown beyond this machine without TLS: true or false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) insecure: Option<String>,
 }
 
 impl Context {
     /// Settings by name.
-    pub(crate) const KEYS: [&str; 7] =
-        ["endpoint", "output", "timeout", "ca-file", "cert-file", "key-file", "token-file"];
+    pub(crate) const KEYS: [&str; 8] =
+        ["endpoint", "output", "timeout", "ca-file", "cert-file", "key-file", "token-file", "insecure"];
 
     /// The path of a file, by the setting's name.
     pub(crate) fn file(&self, key: &str) -> Option<&String> {
@@ -70,6 +73,7 @@ impl Context {
             "cert-file" => Some(&mut self.cert_file),
             "key-file" => Some(&mut self.key_file),
             "token-file" => Some(&mut self.token_file),
+            "insecure" => Some(&mut self.insecure),
             _ => None,
         }
     }

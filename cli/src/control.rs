@@ -85,11 +85,7 @@ impl Control {
     pub(crate) async fn connect(global: &Global, origin: Origin) -> Result<Self, Error> {
         let endpoint = Endpoint::parse(&global.endpoint, origin)?;
         let connecting = endpoint.places.channel().connect_timeout(global.timeout);
-        let (tls, credentials) = (global.access.tls()?, global.access.credentials()?);
-        if credentials.header().is_some() && endpoint.is_overheard() {
-            let told = format!("the token is sent to {endpoint} for all between to read: use https://");
-            global.output().note(told);
-        }
+        let (tls, credentials) = (global.access.tls()?, global.access.credentials(&endpoint)?);
         let deadline = Instant::now() + global.timeout;
         let mut progress = Progress::new(&global.output());
         let began = Instant::now();

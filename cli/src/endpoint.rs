@@ -104,9 +104,9 @@ impl Endpoint {
         self.places.urls().iter().any(|url| !url.is_encrypted())
     }
 
-    /// Whether a token that it is shown can be read by all between.
+    /// Whether a token that it, or one of several, is shown can be read by all between.
     pub(crate) fn is_overheard(&self) -> bool {
-        self.is_plain() && !self.is_local()
+        self.places.urls().iter().any(ControlPlaneUrl::is_overheard)
     }
 }
 
@@ -133,6 +133,8 @@ mod tests {
         assert_eq!((endpoint.to_string().as_str(), endpoint.is_several()), ("http://a:1", true));
         assert!(endpoint.is_plain() && !endpoint.is_local() && endpoint.is_overheard());
         assert!(Endpoint::parse("http://127.0.0.1:1,http://[::1]:2", Origin::Flag).unwrap().is_local());
+        let mixed = Endpoint::parse("http://127.0.0.1:1,https://b:2", Origin::Flag).unwrap();
+        assert!(mixed.is_plain() && !mixed.is_local() && !mixed.is_overheard(), "the plain one is here");
         let sockets = Endpoint::parse("unix:///run/a.sock,unix:///run/b.sock", Origin::Flag).unwrap();
         assert_eq!((sockets.to_string().as_str(), sockets.is_local()), ("unix:///run/a.sock", true));
         let error = Endpoint::parse("http://a:1,b:2", Origin::Flag).unwrap_err();

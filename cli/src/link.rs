@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use clap::Args;
+use clap::{Args, builder::FalseyValueParser};
 use gateway_proto::ControlPlaneUrl;
 use gateway_runtime::{
     credentials::TokenFile,
@@ -28,6 +28,7 @@ use tower::service_fn;
 
 use crate::{
     control::Shown,
+    endpoint as control_plane,
     error::{Error, Exit},
 };
 
@@ -55,6 +56,9 @@ pub(crate) struct Access {
         value_name = "FILE"
     )]
     pub(crate) token_file: Option<PathBuf>,
+    /// Show tokens beyond this machine without TLS, too: whoever is on the way reads them
+    #[arg(id = "insecure", long = "insecure", global = true, env = "GWCTL_INSECURE", value_parser = FalseyValueParser::new())]
+    pub(crate) insecure: bool,
 }
 
 /// What is shown with each call.
@@ -62,14 +66,21 @@ pub(crate) struct Access {
 pub(crate) struct Credentials(Option<TokenFile>);
 
 impl Access {
-    /// Reads the token.
+    /// Reads the token, to be shown to this control plane.
     ///
     /// # Errors
-    /// A usage error that names the file.
-    pub(crate) fn credentials(&self) -> Result<Credentials, Error> {
+    /// A usage error that names the file, and one where others would read the token on its way.
+    pub(crate) fn credentials(&self, endpoint: &control_plane::Endpoint) -> Result<Credentials, Error> {
         let token = self.token_file.clone().map(TokenFile::open).transpose();
         let hint = "--token-file names the file; gwctl config view --show-origin says who chose it";
-        Ok(Credentials(token.map_err(|failure| Error::from(failure).hint(hint))?))
+        let token = token.map_err(|failure| Error::from(failure).hint(hint))?;
+        let overheard = endpoint.places.urls().iter().find(|url| url.is_overheard());
+        if let Some(url) = overheard.filter(|_| token.is_some() && !self.insecure) {
+            return Err(
+                overheard_error(&format!("the control plane at {url}")).because(endpoint.origin.describe())
+            );
+        }
+        Ok(Credentials(token))
     }
 
     /// Reads the certificates.
@@ -88,7 +99,7 @@ impl Access {
         let token = token_file.map(TokenFile::open).transpose();
         let token =
             token.map_err(|failure| Error::from(failure).hint("--data-plane-token-file names the file"))?;
-        Ok(Shown { tls: self.tls_for(&[b"http/1.1"])?, token })
+        Ok(Shown { tls: self.tls_for(&[b"http/1.1"])?, token, is_insecure: self.insecure })
     }
 
     fn tls_for(&self, protocols: &'static [&'static [u8]]) -> Result<Arc<ClientTls>, Error> {
@@ -102,6 +113,15 @@ impl Access {
         let files = ClientTlsFiles { ca: self.ca_file.clone(), identity, protocols };
         Ok(Arc::new(ClientTls::load(files)?))
     }
+}
+
+/// Says why no token is shown there.
+pub(crate) fn overheard_error(whom: &str) -> Error {
+    Error::new(
+        Exit::Usage,
+        format!("the token is not shown to {whom}: without TLS it would be sent for all to read"),
+    )
+    .hint("name it by https://, or say --insecure if whoever is on the way may read the token")
 }
 
 /// Of several control planes, one that has not answered for so long has the next one tried.
@@ -239,5 +259,66 @@ impl Interceptor for Credentials {
             request.metadata_mut().insert("authorization", token);
         }
         Ok(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{control::get_from_data_plane, endpoint::Origin};
+
+    fn shown(insecure: bool) -> (tempfile::NamedTempFile, Access) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "sesame-sesame-sesame").unwrap();
+        let access = Access { token_file: Some(file.path().into()), insecure, ..Access::default() };
+        (file, access)
+    }
+
+    #[test]
+    fn a_token_is_shown_to_a_control_plane_elsewhere_in_tls_only_unless_told_otherwise() {
+        let (_file, access) = shown(false);
+        let endpoint = |urls: &str| control_plane::Endpoint::parse(urls, Origin::Environment).unwrap();
+        for (urls, plain) in [
+            ("http://control.example:7400", "http://control.example:7400"),
+            ("http://127.0.0.1:1,https://a:1,http://10.0.0.2:1", "http://10.0.0.2:1"),
+        ] {
+            let error = access.credentials(&endpoint(urls)).unwrap_err();
+            assert_eq!(
+                (error.exit, error.details),
+                (Exit::Usage, vec![Origin::Environment.describe().into()])
+            );
+            let told = format!("the token is not shown to the control plane at {plain}: without TLS");
+            assert!(error.headline.starts_with(&told), "{}", error.headline);
+            assert!(error.hints[0].contains("https://, or say --insecure"), "{:?}", error.hints);
+            let (_file, insecure) = shown(true);
+            assert!(insecure.credentials(&endpoint(urls)).unwrap().header().is_some(), "{urls}");
+            assert!(Access::default().credentials(&endpoint(urls)).unwrap().header().is_none(), "{urls}");
+        }
+        for urls in ["http://127.0.0.1:1", "http://[::1]:1,https://a:1", "unix:///run/gw.sock"] {
+            assert!(access.credentials(&endpoint(urls)).unwrap().header().is_some(), "{urls}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nor_is_one_to_the_admin_side_of_a_data_plane() {
+        // All addresses are not loopback, and lead to it all the same, where nobody listens at this port.
+        let refused = async |insecure: bool, has_token: bool, url: &str| {
+            let (file, access) = shown(insecure);
+            let token = has_token.then(|| file.path().to_owned());
+            let shown = access.shown_to_data_planes(token).unwrap();
+            get_from_data_plane(url, "/readyz", &shown, Duration::from_secs(10)).await.unwrap_err()
+        };
+        let error = refused(false, true, "http://0.0.0.0:1").await;
+        assert_eq!(error.exit, Exit::Usage, "{error:?}");
+        assert!(error.headline.contains("the data plane at http://0.0.0.0:1: without TLS"), "{error:?}");
+        for (insecure, has_token, url) in [
+            (true, true, "http://0.0.0.0:1"),
+            (false, false, "http://0.0.0.0:1"),
+            (false, true, "http://127.0.0.1:1"),
+            (false, true, "https://0.0.0.0:1"),
+        ] {
+            let error = refused(insecure, has_token, url).await;
+            assert_eq!(error.exit, Exit::Unreachable, "{url}: {error:?}");
+        }
     }
 }

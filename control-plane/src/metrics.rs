@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use gateway_proto::{reason, v1};
+use gateway_proto::{reason, time::timestamp, v1};
 use gateway_runtime::{build::BUILD, tls::Uses, usage};
 use prometheus_client::{
     collector::Collector,
@@ -54,6 +54,7 @@ pub(crate) struct Metrics {
     denials: Family<ReasonLabels, Counter>,
     key_fetches: Family<ResultLabels, Counter>,
     auth_file_unusable: Gauge,
+    token_ends: Family<[(&'static str, String); 1], Gauge>,
     peers: Family<StateLabels, Gauge>,
     store_silence: Gauge<f64, AtomicU64>,
 }
@@ -199,6 +200,7 @@ impl Metrics {
             denials: Family::default(),
             key_fetches: Family::default(),
             auth_file_unusable: Gauge::default(),
+            token_ends: Family::default(),
         };
         let registry = &mut metrics.registry;
         registry.register("gateway_registry_services", "Services registered", metrics.services.clone());
@@ -294,6 +296,11 @@ impl Metrics {
             "1 while the auth file has changed and cannot be used, so that what it said before holds",
             metrics.auth_file_unusable.clone(),
         );
+        registry.register(
+            "gateway_auth_token_not_after_timestamp_seconds",
+            "When a token of the auth file ends",
+            metrics.token_ends.clone(),
+        );
         let build = vec![
             ("version", env!("CARGO_PKG_VERSION")),
             ("revision", BUILD.revision),
@@ -377,6 +384,14 @@ impl Metrics {
     /// Notes whether the auth file could be used when it was read last.
     pub(crate) fn read_auth_file(&self, is_usable: bool) {
         self.auth_file_unusable.set((!is_usable).into());
+    }
+
+    /// Notes when tokens of the auth file end, by their names.
+    pub(crate) fn tokens_end<'a>(&self, ends: impl Iterator<Item = (SystemTime, &'a str)>) {
+        self.token_ends.clear();
+        for (end, name) in ends {
+            self.token_ends.get_or_create(&[("token", name.into())]).set(timestamp(end).seconds);
+        }
     }
 
     pub(crate) fn committed(&self, took: Duration) {

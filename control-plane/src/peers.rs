@@ -113,8 +113,7 @@ impl Address {
 
     /// Whether a token that it is shown can be read by all between.
     fn is_overheard(&self) -> bool {
-        let url = ControlPlaneUrl::Web(self.url.clone());
-        !url.is_encrypted() && !url.is_local()
+        ControlPlaneUrl::Web(self.url.clone()).is_overheard()
     }
 
     /// Unless it has a name.

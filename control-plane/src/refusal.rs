@@ -24,6 +24,10 @@ use crate::{
 /// When to try again what failed for want of room or of the store.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
+/// Bytes of a sentence, and half of those about fields: a status travels in headers, and many a client ends its connection at more
+/// than 8 KiB of them. Only what repeats a caller's words is as long.
+const MAX_SAID_BYTES: usize = 1500;
+
 /// Why a request is not done. Nothing was changed by it, unless its text says otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
@@ -351,17 +355,29 @@ impl Refusal {
         details.set_error_info(row.reason, reason::DOMAIN, Self::metadata(&row));
         let violations = self.violations();
         if !violations.is_empty() {
-            let violation = |(field, description)| FieldViolation::new(field, description);
-            details.set_bad_request(violations.into_iter().map(violation).collect::<Vec<_>>());
+            let mut room = 2 * MAX_SAID_BYTES;
+            let fits = |said: &FieldViolation| {
+                let bytes = said.field.len() + said.description.len();
+                room.checked_sub(bytes).inspect(|left| room = *left).is_some()
+            };
+            let violation = |(field, description)| FieldViolation::new(field, cut(description));
+            details
+                .set_bad_request(violations.into_iter().map(violation).take_while(fits).collect::<Vec<_>>());
         }
         if row.retry.is_some() {
             details.set_retry_info(row.retry);
         }
         if let Some((kind, name)) = &row.resource {
-            details.set_resource_info(format!("gateway.v1/{kind}"), name, "", self.to_string());
+            details.set_resource_info(format!("gateway.v1/{kind}"), name, "", cut(self.to_string()));
         }
-        Status::with_error_details(row.code, self.to_string(), details)
+        Status::with_error_details(row.code, cut(self.to_string()), details)
     }
+}
+
+fn cut(mut text: String) -> String {
+    let end = (0..=MAX_SAID_BYTES.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text.truncate(end.unwrap_or(0));
+    text
 }
 
 impl From<Refusal> for Status {

@@ -369,11 +369,13 @@ impl Args {
         let token = self.control_plane_token_file.clone().map(TokenFile::open).transpose();
         let token =
             token.map_err(|failure| Failure::usage(format!("--control-plane-token-file {failure}")))?;
-        let is_plain = |url: &String| {
-            ControlPlaneUrl::parse(url).is_ok_and(|url| !url.is_encrypted() && !url.is_local())
-        };
-        if token.is_some() && self.control_plane.iter().any(is_plain) {
-            tracing::warn!("the token is sent to control planes without TLS, for all to read: use https://");
+        let urls = self.control_plane.iter().filter_map(|url| ControlPlaneUrl::parse(url).ok());
+        let overheard = urls.filter(|_| token.is_some()).find(ControlPlaneUrl::is_overheard);
+        if let Some(url) = overheard.filter(|_| !self.admin.insecure) {
+            return Err(Failure::usage(format!(
+                "--control-plane {url} is reached beyond this machine without TLS: the token of --control-plane-token-file \
+                 would be sent for all to read. Name it by https://, or say --insecure if whoever is on the way may read it"
+            )));
         }
         Ok(control_plane::Identity { tls: Arc::new(ClientTls::load(files)?), token })
     }

@@ -48,6 +48,11 @@ impl ControlPlaneUrl {
     pub fn is_encrypted(&self) -> bool {
         matches!(self, Self::Web(url) if url.scheme_str() == Some("https"))
     }
+
+    /// Whether a token that is shown there can be read by all between.
+    pub fn is_overheard(&self) -> bool {
+        !self.is_encrypted() && !self.is_local()
+    }
 }
 
 /// As it was meant: without the slash that stands for the empty path.

@@ -79,6 +79,7 @@ fn every_alert_has_a_section_of_its_name_in_the_runbooks_and_a_test_and_no_secti
         "AuthFileUnusable",
         "CertificateFilesUnusable",
         "CertificateEndsSoon",
+        "TokenEndsSoon",
         "ConnectionsNearLimit",
         "FilesNearLimit",
         "GatewayPanicked",

@@ -2,13 +2,19 @@
 
 use std::{
     io::{BufRead, BufReader, Read},
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
 use gateway_proto::v1::{Endpoint, RegisterRequest, registry_service_client::RegistryServiceClient};
-use gateway_tests::{binaries, eventually};
+use gateway_tests::{Place, binaries, eventually};
 use serde_json::Value;
 use tonic::transport::Channel;
+
+/// Where a program's log is in this file, all of it and to the byte.
+pub(crate) fn into_file(path: &Path) -> Place {
+    Place::loopback().behind_line(&format!("exec 2> '{}'", path.display()))
+}
 
 /// A control plane whose logs are the test's to read, and a client of it.
 struct Logged {

@@ -110,8 +110,12 @@ async fn a_data_plane_goes_on_at_the_other_control_plane_and_both_know_where_it_
     })
     .await;
     // Of the same registry, so it is sent what is new, and that is nothing.
-    let log = pair[second].process().stderr();
-    assert!(log.contains("data plane connected") && log.contains("resume=Some(2)"), "{log}");
+    eventually("its log says so", async || {
+        let log = pair[second].process().stderr();
+        let is_so = log.contains("data plane connected") && log.contains("resume=Some(2)");
+        if is_so { Ok(()) } else { Err(log) }
+    })
+    .await;
     eventually("the answer says that it is not all", async || {
         // Either may be asked: the first of the two that answers tells.
         let (state, at, silent) = shown(&urls(&pair)).await;

@@ -147,7 +147,20 @@ async fn each_metric_of_both_planes_is_documented_with_its_type_and_labels_and_n
     )
     .await;
     compare("Data plane", &scrape(data.admin()).await);
-    compare("Control plane", &scrape(control.address()).await);
+    // By another one, for it asks who its callers are.
+    let hash = control_plane::auth_file::fingerprint("gwt_ci");
+    let entry = format!(
+        "[[token]]\nname = \"ci\"\nsha256 = \"{hash}\"\nroles = [\"reader\"]\nexpires = \"2100-01-01T00:00:00Z\"\n"
+    );
+    let auth = log.path().join("auth.toml");
+    std::fs::write(&auth, entry).unwrap();
+    let flags = ["--auth-file", auth.to_str().unwrap(), "--open-metrics"];
+    let locked = ControlPlane::start_on("memory:".into(), &flags).await;
+    let told = scrape(locked.address()).await;
+    let ends = told.lines().filter(|line| line.contains("gateway_auth_token_not_after_timestamp_seconds"));
+    let ends = ends.collect::<Vec<_>>().join("\n");
+    assert!(ends.contains("{token=\"ci\"} 4102444800"), "{told}");
+    compare("Control plane", &format!("{}{ends}", scrape(control.address()).await));
 }
 
 #[tokio::test]

@@ -28,10 +28,10 @@ pub(crate) enum Verb {
         #[arg(value_name = "CONTEXT")]
         name: String,
     },
-    /// Set endpoint, output, timeout, ca-file, cert-file, key-file or token-file in the context in use, or in that of -c, which
-    /// is made if need be
+    /// Set endpoint, output, timeout, ca-file, cert-file, key-file, token-file or insecure in the context in use, or in that of
+    /// -c, which is made if need be
     Set {
-        /// endpoint, output, timeout, or one of the files
+        /// endpoint, output, timeout, insecure, or one of the files
         key: String,
         /// Its value; left out, the setting is cleared
         value: Option<String>,
@@ -192,6 +192,9 @@ fn check(key: &str, value: &str) -> Result<(), Error> {
         "timeout" => {
             crate::cli::parse_timeout(value).map(drop).map_err(|why| refused(format!("is no timeout: {why}")))
         }
+        "insecure" => {
+            value.parse::<bool>().map(drop).map_err(|_| refused("is neither true nor false".into()))
+        }
         "ca-file" | "cert-file" | "key-file" | "token-file" if value.starts_with('/') => Ok(()),
         "ca-file" | "cert-file" | "key-file" | "token-file" => {
             Err(refused("is no absolute path: a context is used from anywhere".into()))
@@ -237,6 +240,7 @@ mod tests {
             ("output", "xml", "is one of table"),
             ("timeout", "soon", "is no timeout"),
             ("token-file", "ci.token", "is no absolute path"),
+            ("insecure", "yes", "is neither true nor false"),
             ("endpont", "x", "there is no setting"),
         ] {
             let error = set(&mut contexts, Some("a"), key, Some(value.into())).unwrap_err();

@@ -120,7 +120,7 @@ pub(crate) struct Args {
 /// The exit code of the program, of which stderr has told; a usage error before it is started.
 pub(crate) async fn run(args: Args, global: &Global, origin: Origin, output: &Output) -> Result<(), Error> {
     let endpoint = Endpoint::parse(&global.endpoint, origin)?;
-    let (tls, credentials) = (global.access.tls()?, global.access.credentials()?);
+    let (tls, credentials) = (global.access.tls()?, global.access.credentials(&endpoint)?);
     let count = usize::try_from(args.replicas).unwrap_or(1);
     if count > 1 && args.port != Port::Auto {
         return Err(Error::new(Exit::Usage, "several replicas cannot listen on one port")

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use gateway_proto::{web_url, without_user};
+use gateway_proto::{ControlPlaneUrl, web_url, without_user};
 use gateway_runtime::{
     credentials::TokenFile,
     root_cause,
@@ -15,7 +15,10 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
 
-use crate::error::{Error, Exit};
+use crate::{
+    error::{Error, Exit},
+    link,
+};
 
 /// Far more than any answer.
 const MAX_BODY_BYTES: usize = 16 << 20;
@@ -25,12 +28,14 @@ const MAX_BODY_BYTES: usize = 16 << 20;
 pub(crate) struct Shown {
     pub(crate) tls: Arc<ClientTls>,
     pub(crate) token: Option<TokenFile>,
+    /// Whether the token may go where others read it on its way.
+    pub(crate) is_insecure: bool,
 }
 
 /// Gets a path of the data plane whose admin side is at `url`, whatever the status of the answer.
 ///
 /// # Errors
-/// A usage error for a bad URL or path; [`Exit::Denied`] when it wants to know who asks; [`Exit::Unreachable`] when there is no
+/// A usage error for a bad URL or path, and where others would read the token on its way; [`Exit::Denied`] when it wants to know who asks; [`Exit::Unreachable`] when there is no
 /// answer in time.
 pub(crate) async fn get(
     url: &str,
@@ -42,6 +47,9 @@ pub(crate) async fn get(
         Error::new(Exit::Usage, format!("the data plane's URL \"{}\" {why}", without_user(url)))
             .hint("for example http://127.0.0.1:7401, its admin side")
     })?;
+    if shown.token.is_some() && !shown.is_insecure && ControlPlaneUrl::Web(uri.clone()).is_overheard() {
+        return Err(link::overheard_error(&format!("the data plane at {url}")));
+    }
     let host = uri.authority().map(ToString::to_string).unwrap_or_default();
     let mut request = Request::get(path).header(header::HOST, host);
     if let Some(mut token) = shown.token.as_ref().and_then(|token| HeaderValue::try_from(token.bearer()).ok())

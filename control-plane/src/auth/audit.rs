@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use gateway_runtime::printable::printable;
 
-use super::{Denied, Subject, limit::Buckets};
+use super::{Denied, Subject, book::Book, limit::Buckets};
 use crate::{
     clock,
     listeners::Whence,
@@ -19,6 +19,8 @@ use crate::{
 /// must not push out of the timeline what others did.
 const TOLD_PER_SECOND: u32 = 1;
 const ALL_TOLD_PER_SECOND: u32 = 10;
+/// Tokens of which it is told when they end: those that do first.
+const MAX_TOKEN_ENDS: usize = 100;
 /// Most characters of anything that a caller chose.
 const MAX_CHARS: usize = 200;
 
@@ -53,6 +55,11 @@ impl Audit {
     /// Whether the auth file could be used when it was read again.
     pub(super) fn read_file(&self, is_usable: bool) {
         self.metrics.read_auth_file(is_usable);
+    }
+
+    /// When the tokens of the file end that is in use.
+    pub(super) fn tokens_end(&self, book: &Book) {
+        self.metrics.tokens_end(book.token_ends().into_iter().take(MAX_TOKEN_ENDS));
     }
 
     /// That somebody was refused.

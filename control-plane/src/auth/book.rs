@@ -68,6 +68,14 @@ impl Book {
         Self::default()
     }
 
+    /// When its tokens end, the first one first.
+    pub(super) fn token_ends(&self) -> Vec<(SystemTime, &str)> {
+        let tokens = self.tokens.values();
+        let mut ends: Vec<_> = tokens.filter_map(|token| Some((token.expires?, &*token.name))).collect();
+        ends.sort_unstable();
+        ends
+    }
+
     /// Who shows this.
     ///
     /// # Errors

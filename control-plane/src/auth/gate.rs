@@ -183,7 +183,13 @@ impl Gate {
             gate.audit.read_file(loaded.is_ok());
             loaded
         };
-        files::follow(files, read, |loaded| lock.put(loaded), WORDS, shutdown).await;
+        let tell = || self.audit.tokens_end(&lock.book.load());
+        tell();
+        let put = |loaded| {
+            lock.put(loaded);
+            tell();
+        };
+        files::follow(files, read, put, WORDS, shutdown).await;
     }
 }
 
@@ -329,14 +335,15 @@ pub(super) mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_file_that_cannot_be_used_any_more_is_told_by_a_gauge_until_it_can() {
+    async fn when_tokens_end_and_that_a_file_cannot_be_used_any_more_is_told_by_gauges() {
         let folder = tempfile::tempdir().unwrap();
-        let path = auth_file(folder.path(), &[("ana", "roles = [\"reader\"]")]);
+        let ends = "roles = [\"reader\"]\nexpires = \"2100-01-01T00:00:00Z\"";
+        let path = auth_file(folder.path(), &[("ana", "roles = [\"reader\"]"), ("ci", ends)]);
         let lock = Lock::by_file(path.clone(), file::load(&path).unwrap(), 0);
         let (observation, metrics) = (Arc::new(Observation::new(1)), Arc::new(Metrics::new()));
         let audit = Audit::new(&observation, &metrics);
         let gate = Arc::new(Gate { lock: Some(lock), audit, ..Gate::open() });
-        let (shutdown, good) = (Shutdown::new(), std::fs::read(&path).unwrap());
+        let (shutdown, good) = (Shutdown::new(), std::fs::read_to_string(&path).unwrap());
         let following = tokio::spawn(gate.follow(shutdown.clone()));
         let publisher = Publisher::new("e".into(), View::default());
         let is_told = async |line: &str| {
@@ -352,10 +359,13 @@ pub(super) mod tests {
             tokio::time::timeout(Duration::from_secs(60), told).await.expect(line);
         };
         is_told("gateway_auth_file_unusable 0").await;
+        is_told("gateway_auth_token_not_after_timestamp_seconds{token=\"ci\"} 4102444800").await;
         std::fs::write(&path, "[[token]]").unwrap();
         is_told("gateway_auth_file_unusable 1").await;
-        std::fs::write(&path, good).unwrap();
+        is_told("gateway_auth_token_not_after_timestamp_seconds{token=\"ci\"} 4102444800").await;
+        std::fs::write(&path, good.replace("2100", "2101")).unwrap();
         is_told("gateway_auth_file_unusable 0").await;
+        is_told("gateway_auth_token_not_after_timestamp_seconds{token=\"ci\"} 4133980800").await;
         shutdown.begin();
         following.await.unwrap();
     }

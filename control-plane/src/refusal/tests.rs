@@ -228,3 +228,23 @@ fn a_status_without_details_is_a_problem_with_its_code_as_the_reason() {
         assert_eq!((problem.detail.as_str(), problem.domain.as_str()), ("no more to say", "gateway.v1"));
     }
 }
+
+#[test]
+fn what_repeats_a_caller_s_words_fits_into_the_headers_of_an_answer() {
+    let mut check = gateway_proto::Check::default();
+    for field in ["labels", "version", "endpoint"] {
+        let invalid = Invalid::new(field, format!("is \"{}\"", "ö".repeat(70_000)));
+        assert_eq!(check.take(Err::<(), _>(invalid)), None);
+    }
+    let status = Refusal::from(check.finish().unwrap_err()).status();
+    assert!(status.message().starts_with("labels: is \"öö"), "{}", status.message());
+    let violations = status.get_error_details().bad_request().unwrap().field_violations.clone();
+    assert_eq!(violations[0].field, "labels");
+    let headers: usize = status
+        .into_http::<()>()
+        .headers()
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
+    assert!(headers < 12 << 10, "{headers}");
+}

@@ -34,7 +34,8 @@ pub struct AdminArgs {
     #[arg(long, env = "GW_ADMIN_TOKEN_FILE", value_name = "FILE")]
     pub admin_token_file: Option<PathBuf>,
     /// Serve it beyond this machine although there is no TLS, or nobody is asked who he is: whoever reaches it sees every
-    /// service and address
+    /// service and address. And show the token of --control-plane-token-file to control planes beyond this machine without TLS:
+    /// whoever is on the way reads it
     #[arg(long, env = "GW_INSECURE", value_parser = FalseyValueParser::new())]
     pub insecure: bool,
 }

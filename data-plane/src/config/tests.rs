@@ -249,3 +249,24 @@ fn a_certificate_for_replicas_and_its_key_need_each_other() {
     let refused = refusal(&["--upstream-ca", "/no/such.crt"]);
     assert!(refused.contains("/no/such.crt: No such file"), "{refused}");
 }
+
+#[test]
+fn a_token_is_shown_to_a_control_plane_elsewhere_in_tls_only_unless_told_otherwise() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "sesame-sesame-sesame").unwrap();
+    let token = ["--control-plane-token-file", file.path().to_str().unwrap()];
+    let at = |url| ["--control-plane", url];
+    for url in ["http://control.example:7400", "https://a:1,http://10.0.0.2:7400"] {
+        let refused = refusal(&[&token[..], &at(url)].concat());
+        let plain = url.rsplit(',').next().unwrap();
+        assert!(refused.starts_with(&format!("--control-plane {plain} is reached")), "{refused}");
+        assert!(refused.contains("https://, or say --insecure") && !refused.contains("sesame"), "{refused}");
+        assert!(validate(&[&token[..], &at(url), &["--insecure"]].concat()).is_ok(), "{url}");
+        assert!(validate(&at(url)).is_ok(), "{url}: without a token there is nothing to read");
+    }
+    for url in
+        ["http://127.0.0.1:7400", "http://[::1]:1", "https://control.example:7400", "unix:///run/gw.sock"]
+    {
+        assert!(validate(&[&token[..], &at(url)].concat()).is_ok(), "{url}");
+    }
+}

@@ -15,11 +15,16 @@ use super::{
     alone::Alone,
     caller::{Caller, registration},
     cluster::{Cluster, ROOMY, hold_load},
-    outages::PAUSE,
+    outages::{PAUSE, STREAMS_ENDED},
     tracer::{Flushes, Tracer},
     writers::{Promised, Writers},
 };
-use crate::{Size, client::percentile, figures::Figures, stage::SECOND};
+use crate::{
+    Size,
+    client::percentile,
+    figures::Figures,
+    stage::{SECOND, metric},
+};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -57,6 +62,7 @@ pub(crate) async fn full(size: Size, figures: &mut Figures) {
     // Its file system is seen through the process that has it.
     let folder =
         PathBuf::from(format!("/proc/{}/root{}", alone.control.process().pid(), alone.folder().display()));
+    let streams = metric(alone.data.admin(), STREAMS_ENDED).await;
     let ballast = Ballast::fill(&folder);
     let caller = Caller::new(&urls[0]);
     let full = Instant::now();
@@ -83,6 +89,8 @@ pub(crate) async fn full(size: Size, figures: &mut Figures) {
     let first = others.first().cloned().unwrap_or_default();
     figures.hold("refused with something else <= 0", format!("{} {first}", others.len()), others.is_empty());
     figures.at_most(&format!("reads failed of {reads}"), 0, failed);
+    let ended = metric(alone.data.admin(), STREAMS_ENDED).await - streams;
+    figures.hold("snapshot streams that ended meanwhile 0", ended, ended == 0.0);
     let before = writers.stop().await;
     drop(ballast);
     let freed = Instant::now();

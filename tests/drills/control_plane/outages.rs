@@ -20,7 +20,7 @@ use crate::{
 pub(crate) const PAUSE: Duration = Duration::from_millis(20);
 /// What no drill waits longer for.
 const LIMIT: Duration = Duration::from_secs(30);
-const STREAMS_ENDED: &str = "gateway_control_plane_streams_ended_total";
+pub(crate) const STREAMS_ENDED: &str = "gateway_control_plane_streams_ended_total";
 
 /// The member that leads is killed again and again.
 pub(crate) async fn leader(size: Size, figures: &mut Figures) {
@@ -91,6 +91,7 @@ pub(crate) async fn quorum(size: Size, figures: &mut Figures) {
     );
     let ended = metric(cluster.data.admin(), STREAMS_ENDED).await - streams;
     figures.hold("snapshot streams that ended 0", ended, ended == 0.0);
+    hold_silence(&cluster, away, figures).await;
     figures.at_most("changes acknowledged without a quorum", 0, looks.acks);
     figures.at_most("refused with something else than UNAVAILABLE", 0, looks.strange);
     // One call's patience: four seconds, and some.
@@ -117,6 +118,24 @@ pub(crate) async fn quorum(size: Size, figures: &mut Figures) {
     // While there was no quorum, nothing was promised.
     let promised = writers.stop().await.without_gap().and(before);
     cluster.hold_end(figures, &promised, load).await;
+}
+
+/// Without a quorum for so long, each control plane says how old what it knows may be, and the data plane says it of the one that it
+/// follows.
+async fn hold_silence(cluster: &Cluster, away: Duration, figures: &mut Figures) {
+    // What was heard on the way of a member that is killed counts, too.
+    let told = away.saturating_sub(2 * SECOND).as_secs_f64();
+    for (number, control) in cluster.controls.iter().enumerate() {
+        let silence = metric(control.address(), "gateway_store_silence_seconds").await;
+        let criterion = format!("control plane {number} tells of {told:.0} s of silence, at least");
+        figures.hold(&criterion, format!("{silence:.1} s"), silence >= told);
+    }
+    let admin = cluster.data.admin();
+    let silence = metric(admin, "gateway_control_plane_store_silence_seconds").await;
+    let criterion = format!("the data plane tells of {told:.0} s of silence, at least");
+    figures.hold(&criterion, format!("{silence:.1} s"), silence >= told);
+    let followed = metric(admin, "gateway_control_plane_connected").await;
+    figures.hold("it follows one all the while", followed, followed == 1.0);
 }
 
 /// What became of reads and changes at one control plane.

@@ -1,5 +1,5 @@
-"""Calls every RPC that reflection lists, once as each of several callers, with an empty message; and once as the caller `orders` with
-a message about the service `payments`, under `foreign`.
+"""Calls every RPC that reflection lists, once as each of several callers, with an empty message, but those whom nobody knows with one
+about the service `payments`, which would be taken from others; and once with that as the caller `orders`, under `foreign`.
 
     access.py ADDRESS '{"caller": "token or empty", …}' READER_TOKEN [CA_FILE]
 
@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
+STRANGERS = {"", "expired", "unknown"}
 REFUSALS = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
 
 
@@ -59,7 +60,7 @@ def outcome(error):
     details = [json_format.MessageToDict(detail) for detail in status.details] if status else []
     reasons = [detail["reason"] for detail in details if detail["@type"].endswith("ErrorInfo")]
     code = error.code().name
-    return {"code": code if code in REFUSALS else "OK", "reason": reasons[0] if reasons else "", "is_empty": True}
+    return {"code": code if code in REFUSALS else "OK", "reason": reasons[0] if reasons else ""}
 
 
 def about_payments(message):
@@ -85,10 +86,9 @@ def attempt(channel, method, token, fill=lambda message: message):
         answer = call(request, metadata=bearer(token), timeout=1.5)
         if method.server_streaming:
             # The first message, or the refusal; streams that are let in may have nothing to say.
-            first = next(iter(answer), None)
+            next(iter(answer), None)
             answer.cancel()
-            return {"code": "OK", "reason": "", "is_empty": first is None}
-        return {"code": "OK", "reason": "", "is_empty": False}
+        return {"code": "OK", "reason": ""}
     except grpc.RpcError as error:
         return outcome(error)
 
@@ -107,7 +107,10 @@ def main():
         for service in reflection.services():
             for method in reflection.methods(service):
                 name = f"{service}/{method.name}"
-                told[name] = {caller: attempt(channel, method, token) for caller, token in callers.items()}
+                told[name] = {
+                    caller: attempt(channel, method, token, about_payments if caller in STRANGERS else lambda message: message)
+                    for caller, token in callers.items()
+                }
                 told[name]["foreign"] = attempt(channel, method, callers["orders"], about_payments)
     json.dump(told, sys.stdout)
 

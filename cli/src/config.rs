@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Error, Exit};
 
@@ -43,8 +43,22 @@ pub(crate) struct Context {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) token_file: Option<String>,
     /// Whether the token is shown beyond this machine without TLS: true or false.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "said_or_so")]
     pub(crate) insecure: Option<String>,
+}
+
+/// Words, or a truth that whoever writes the file by hand leaves without quotes.
+fn said_or_so<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Value {
+        Said(String),
+        So(bool),
+    }
+    Ok(Some(match Value::deserialize(deserializer)? {
+        Value::Said(text) => text,
+        Value::So(truth) => truth.to_string(),
+    }))
 }
 
 impl Context {
@@ -174,6 +188,17 @@ mod tests {
         assert_eq!(Contexts::load(Some(&path)).unwrap(), Contexts::default());
         contexts().save(Some(&path)).unwrap();
         assert_eq!(Contexts::load(Some(&path)).unwrap(), contexts());
+    }
+
+    #[test]
+    fn a_truth_may_stand_without_quotes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gwctl.toml");
+        for (written, read) in [("true", Some("true")), ("\"false\"", Some("false"))] {
+            std::fs::write(&path, format!("[contexts.a]\ninsecure = {written}\n")).unwrap();
+            let insecure = Contexts::load(Some(&path)).unwrap().contexts["a"].insecure.clone();
+            assert_eq!(insecure.as_deref(), read);
+        }
     }
 
     #[test]

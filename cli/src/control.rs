@@ -86,6 +86,11 @@ impl Control {
         let endpoint = Endpoint::parse(&global.endpoint, origin)?;
         let connecting = endpoint.places.channel().connect_timeout(global.timeout);
         let (tls, credentials) = (global.access.tls()?, global.access.credentials(&endpoint)?);
+        if credentials.header().is_some() && endpoint.is_overheard() {
+            global
+                .output()
+                .note(format!("the token is sent to {endpoint} for all between to read: use https://"));
+        }
         let deadline = Instant::now() + global.timeout;
         let mut progress = Progress::new(&global.output());
         let began = Instant::now();

@@ -5,7 +5,6 @@
 use std::{collections::HashSet, sync::Arc, time::Instant};
 
 use gateway_proto::{LeaseId, ReplicaKey, v1::EventSeverity};
-use gateway_runtime::printable::printable;
 
 use crate::{
     clock,
@@ -143,20 +142,15 @@ impl Effects {
     }
 }
 
-/// A reason may have marks that turn the direction of what follows.
-fn shown(message: &str) -> String {
-    printable(message, usize::MAX)
-}
-
 fn log(events: &[Event]) {
     for event in events {
         let (kind, actor) = (event.kind.name(), &event.actor);
         let service = event.service.as_ref().map(tracing::field::display);
         let replica = event.replica.as_ref().map(tracing::field::display);
         if event.kind.severity() == EventSeverity::Info {
-            tracing::info!(event = kind, service, replica, actor, "{}", shown(&event.message));
+            tracing::info!(event = kind, service, replica, actor, "{}", event.message);
         } else {
-            tracing::warn!(event = kind, service, replica, actor, "{}", shown(&event.message));
+            tracing::warn!(event = kind, service, replica, actor, "{}", event.message);
         }
     }
 }

@@ -24,9 +24,9 @@ use crate::{
 /// When to try again what failed for want of room or of the store.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Bytes of a sentence, and half of those about fields: a status travels in headers, and many a client ends its connection at more
-/// than 8 KiB of them. Only what repeats a caller's words is as long.
-const MAX_SAID_BYTES: usize = 1500;
+/// Bytes of a sentence, and half of those about fields: a status travels in headers, three bytes for each that is not ASCII, and many a client
+/// ends its connection at more than 8 KiB of them. What repeats a caller's words is as long, or lists all settings.
+const MAX_SAID_BYTES: usize = 1000;
 
 /// Why a request is not done. Nothing was changed by it, unless its text says otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -357,8 +357,7 @@ impl Refusal {
         if !violations.is_empty() {
             let mut room = 2 * MAX_SAID_BYTES;
             let fits = |said: &FieldViolation| {
-                let bytes = said.field.len() + said.description.len();
-                room.checked_sub(bytes).inspect(|left| room = *left).is_some()
+                room.checked_sub(said.description.len()).inspect(|left| room = *left).is_some()
             };
             let violation = |(field, description)| FieldViolation::new(field, cut(description));
             details
@@ -374,9 +373,13 @@ impl Refusal {
     }
 }
 
+/// The beginning of a text that is too long, which an ellipsis shows.
 fn cut(mut text: String) -> String {
-    let end = (0..=MAX_SAID_BYTES.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
-    text.truncate(end.unwrap_or(0));
+    if text.len() > MAX_SAID_BYTES {
+        let end = (0..=MAX_SAID_BYTES - '…'.len_utf8()).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or(0));
+        text.push('…');
+    }
     text
 }
 

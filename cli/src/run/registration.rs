@@ -28,6 +28,7 @@ use super::{
 };
 use crate::lease::{self, CALL_TIMEOUT, FIRST_PAUSE, Lost, MAX_PAUSE, jittered, within};
 use crate::link::Link;
+use crate::terminal::printable;
 
 /// The longest wait that the registry takes, less what the answer may need.
 const MAX_WAIT: Duration = Duration::from_secs(59);
@@ -395,7 +396,7 @@ impl Keeper {
             replica_id: self.key.replica.to_string(),
             lease_id: lease.to_owned(),
             health: health.into(),
-            reason: reason.chars().take(MAX_REASON).collect(),
+            reason: printable(reason).chars().take(MAX_REASON).collect(),
         };
         let mut pause = FIRST_PAUSE;
         loop {

@@ -59,7 +59,11 @@ impl Audit {
 
     /// When the tokens of the file end that is in use.
     pub(super) fn tokens_end(&self, book: &Book) {
-        self.metrics.tokens_end(book.token_ends().into_iter().take(MAX_TOKEN_ENDS));
+        let now = clock::wall();
+        // Of what has ended, nobody need be told in time.
+        let (ended, to_come): (Vec<_>, Vec<_>) =
+            book.token_ends().into_iter().partition(|(end, _)| *end <= now);
+        self.metrics.tokens_end(to_come.into_iter().chain(ended).take(MAX_TOKEN_ENDS));
     }
 
     /// That somebody was refused.

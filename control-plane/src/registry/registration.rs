@@ -10,6 +10,7 @@ use gateway_proto::{
     Address, Check, Endpoint, Health, Invalid, Labels, Locality, Priority, ReplicaId, ServiceName, Weight,
     time::parse_duration, v1,
 };
+use gateway_runtime::printable::is_acted_on;
 use uuid::{Uuid, fmt::Hyphenated};
 
 use super::Registrant;
@@ -173,13 +174,14 @@ fn parse_ttl(wire: Option<prost_types::Duration>, permanent: bool) -> Result<Opt
     }
 }
 
-/// Checks text for people: at most `max` characters, none of them a control character.
+/// Checks text for people: at most `max` characters, none of which a terminal or a log acts on instead of showing it.
 pub(crate) fn text_within(field: &str, text: &str, max: usize) -> Result<(), Invalid> {
     let count = text.chars().count();
     if count > max {
         return Err(Invalid::new(field, format!("has {count} characters, at most {max} are allowed")));
     }
-    match text.chars().find(|c| c.is_control()) {
+    match text.chars().find(|char| is_acted_on(*char)) {
+        // Marks that turn the direction of text are such characters, too.
         Some(bad) => {
             Err(Invalid::new(field, format!("holds the control character '{}'", bad.escape_default())))
         }
@@ -324,5 +326,7 @@ mod tests {
     fn control_characters_in_text_for_people_are_refused() {
         let fields = refused(v1::RegisterRequest { version: "1\x1b[31m".into(), ..request() });
         assert_eq!(fields[0], ("version".into(), "holds the control character '\\u{1b}'".into()));
+        let fields = refused(v1::RegisterRequest { version: "1\u{202e}2".into(), ..request() });
+        assert_eq!(fields[0], ("version".into(), "holds the control character '\\u{202e}'".into()));
     }
 }

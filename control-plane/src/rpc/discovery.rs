@@ -95,7 +95,7 @@ async fn serve(
         // It may have that from where the registry goes on, and is not sent back.
         return Err(Refusal::from(edge.why_cut_off()).into());
     }
-    // Only who is not turned away takes a turn from others.
+    // Who is turned away takes no turn from others, but where there are too many.
     if identity.is_some() {
         tokio::select! {
             () = sleep(edge.snapshot_starts.reserve(clock::now())) => {}

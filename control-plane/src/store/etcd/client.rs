@@ -268,9 +268,8 @@ impl Client {
     /// Uses another member next, if the one that has just answered is slow and another one may not be.
     fn note_pace(&self, live: &Live, asked: Instant) {
         let now = clock::now();
-        if !live.end.is_cancelled()
-            && let Some(next) = self.pace().answered(live.member, asked, now)
-        {
+        let next = if live.end.is_cancelled() { None } else { self.pace().answered(live.member, asked, now) };
+        if let Some(next) = next {
             let [slow, next_to_ask] = [live.member, next].map(|member| self.0.endpoints[member].uri());
             let took = now.saturating_duration_since(asked);
             tracing::info!(%slow, ?took, next = %next_to_ask, "a member of etcd answers slowly: trying another one");

@@ -218,8 +218,8 @@ impl Reporter {
             let sent = timeout(SEND_TIMEOUT, outgoing.send(message)).await;
             let sent = sent.map_err(|_| Status::deadline_exceeded("not taken"))?;
             if sent.is_err() {
-                // Why, the responses say.
-                responses.message().await?;
+                // Why, the last of the responses says.
+                while responses.message().await?.is_some() {}
                 return Err(Status::unavailable("the stream ended"));
             }
         }

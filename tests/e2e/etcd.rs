@@ -2,6 +2,10 @@
 
 use std::{
     collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -10,7 +14,8 @@ use gateway_proto::v1::{
     ListEventsRequest, ListReplicasRequest, RegisterRequest, RegisterResponse, Replica, ReplicaMode,
 };
 use gateway_tests::{
-    Act, ControlPlane, DataPlane, Etcd, Scripted, eventually, eventually_within, http1, throughout,
+    Act, ControlPlane, DataPlane, Etcd, Scripted, ends_within, eventually, eventually_within, http1,
+    throughout,
 };
 use tokio::task::JoinSet;
 
@@ -310,4 +315,37 @@ async fn a_drain_asked_of_one_control_plane_ends_when_nothing_is_in_flight_on_a_
         }
     }
     assert_eq!(replicas[0].seen().len(), before);
+}
+
+/// Clients of each of two control planes that register without a pause.
+const BUSY: usize = 12;
+/// Registrations of both together after which it is counted who had how many.
+const COUNTED: usize = 500;
+
+#[tokio::test]
+async fn control_planes_that_are_asked_all_the_time_take_turns_by_etcd() {
+    let etcd = Etcd::start().await;
+    let planes = pair(&etcd).await;
+    let counts: [Arc<AtomicUsize>; 2] = Default::default();
+    let mut clients = JoinSet::new();
+    for (number, (control, count)) in planes.iter().zip(&counts).enumerate() {
+        for client in 0..BUSY {
+            let (mut registry, counts, own) = (control.registry(), counts.clone(), Arc::clone(count));
+            clients.spawn(async move {
+                for replica in 0.. {
+                    if counts.iter().map(|count| count.load(Relaxed)).sum::<usize>() >= COUNTED {
+                        return;
+                    }
+                    let address = format!("10.{number}.{client}.{}:{}", replica % 250, 1000 + replica / 250);
+                    let wish = request(&format!("r-{number}-{client}-{replica}"), &address, Some(600));
+                    // The one that is slower is refused nothing for that.
+                    registry.register(wish).await.unwrap();
+                    own.fetch_add(1, Relaxed);
+                }
+            });
+        }
+    }
+    ends_within(Duration::from_secs(60), "they register", clients.join_all()).await;
+    let [one, other] = counts.map(|count| count.load(Relaxed));
+    assert!(4 * one.min(other) >= one.max(other), "{one} and {other}");
 }

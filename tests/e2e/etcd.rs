@@ -318,13 +318,13 @@ async fn a_drain_asked_of_one_control_plane_ends_when_nothing_is_in_flight_on_a_
 }
 
 /// Clients of each of two control planes that register without a pause.
-const BUSY: usize = 12;
+const BUSY: usize = 16;
 /// Registrations of both together after which it is counted who had how many.
-const COUNTED: usize = 500;
+const COUNTED: usize = 1000;
 
 #[tokio::test]
 async fn control_planes_that_are_asked_all_the_time_take_turns_by_etcd() {
-    let etcd = Etcd::start().await;
+    let etcd = Etcd::cluster(3).await;
     let planes = pair(&etcd).await;
     let counts: [Arc<AtomicUsize>; 2] = Default::default();
     let mut clients = JoinSet::new();

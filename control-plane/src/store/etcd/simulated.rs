@@ -385,6 +385,10 @@ impl Store for Member {
         true
     }
 
+    fn has_others(&self) -> bool {
+        true
+    }
+
     fn outlet(&self) -> Option<Outlet> {
         Some(self.outlet.clone())
     }

@@ -96,9 +96,10 @@ async fn serve(
         return Err(Refusal::from(edge.why_cut_off()).into());
     }
     // Who is turned away takes no turn from others, but where there are too many.
-    if identity.is_some() {
+    let wait = identity.as_ref().map_or(Duration::ZERO, |_| edge.snapshot_starts.reserve(clock::now()));
+    if !wait.is_zero() {
         tokio::select! {
-            () = sleep(edge.snapshot_starts.reserve(clock::now())) => {}
+            () = sleep(wait) => {}
             () = outbound.closed() => return Ok(()),
             () = edge.shutdown.begun() => return Err(Refusal::from(WriteError::ShuttingDown).into()),
         }

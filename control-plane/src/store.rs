@@ -105,16 +105,6 @@ pub trait Store: Send + 'static {
         std::future::pending()
     }
 
-    /// Whether something is known to have become durable of which [`Store::news`] has not told yet: what is decided now is decided in vain.
-    fn owes_news(&self) -> bool {
-        false
-    }
-
-    /// Whether others are there who may want to write to it at this moment.
-    fn has_others(&self) -> bool {
-        false
-    }
-
     /// How many mutations are committed together at most.
     fn max_group(&self) -> usize {
         256

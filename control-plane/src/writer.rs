@@ -15,11 +15,7 @@ mod doubt;
 mod moving;
 mod others;
 
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use gateway_proto::Address;
 use gateway_runtime::Failure;
@@ -138,9 +134,6 @@ pub(crate) struct Writer<S> {
     doubt: Option<Doubt>,
     /// Commits that have failed in a row.
     failed_commits: u32,
-    /// Commits in a row between which nobody else made one, and how long the last took.
-    wins: u32,
-    commit_took: Duration,
     /// Set while changes are refused for somebody who moves the registry to another store.
     closed: Option<Closed>,
     /// Whether [`Writer::run`] has begun and not ended: at its beginning, that it panicked.
@@ -266,8 +259,6 @@ impl<S: Store> Writer<S> {
                 refusing,
                 doubt: None,
                 failed_commits: 0,
-                wins: 0,
-                commit_took: Duration::ZERO,
                 closed: None,
                 is_running: false,
                 is_shaken: false,
@@ -350,7 +341,6 @@ impl<S: Store> Writer<S> {
             let batch = self.decide(&mut pending);
             if self.settle(batch, &mut pending).await {
                 overtaken = 0;
-                self.make_room().await?;
                 continue;
             }
             overtaken += 1;
@@ -448,12 +438,10 @@ impl<S: Store> Writer<S> {
         let (result, ()) = tokio::join!(self.store.commit(base, self.in_hand.mutations()), async {
             effects.tell(&std::mem::take(untold));
         });
-        self.commit_took = clock::now() - started;
-        self.effects.metrics.committed(self.commit_took);
+        self.effects.metrics.committed(clock::now() - started);
         match result {
             Ok(Commit::Durable(revisions)) => {
                 self.failed_commits = 0;
-                self.wins += 1;
                 let committed: Vec<_> = revisions
                     .into_iter()
                     .zip(std::mem::take(&mut self.in_hand).into_mutations())

@@ -472,15 +472,6 @@ impl Store for Etcd {
         }
     }
 
-    fn owes_news(&self) -> bool {
-        self.owed.is_some()
-    }
-
-    fn has_others(&self) -> bool {
-        // This process is among them.
-        self.known.borrow().len() > 1
-    }
-
     fn max_group(&self) -> usize {
         transaction::MAX_GROUP
     }

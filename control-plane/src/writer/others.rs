@@ -18,13 +18,10 @@ use crate::{
 pub(super) const MAX_OVERTAKEN: u32 = 30;
 /// Somebody else's change should have arrived by then; it is decided anew in any case.
 const CATCH_UP: Duration = Duration::from_millis(100);
-/// From so many times in a row on, several that are too late are kept from being so together by a pause of up to so long.
+/// From so many times in a row on, several that are too late are kept from being so together by a pause of up to so long. It does not grow: who is
+/// too late again and again would wait for longer and longer, and be too late for that.
 const APART_FROM: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(2);
-/// Whoever was the faster one for so many groups in a row leaves the store to others for as long as a commit takes, up to so long: who is slower,
-/// or further away, would never have his turn.
-const WINS: u32 = 8;
-const ROOM: Duration = Duration::from_millis(20);
 /// Commands wait for so long while everything is compared.
 const COMPARISON: Duration = Duration::from_secs(5);
 
@@ -48,26 +45,13 @@ impl<S: Store> Writer<S> {
         }
         let base = self.revision();
         let until = Instant::now() + CATCH_UP;
-        while (self.revision() == base || self.store.owes_news()) && self.doubt.is_none() {
+        while self.revision() == base && self.doubt.is_none() {
             match timeout_at(until, self.store.news()).await {
                 Ok(news) => self.hear(news).await?,
                 Err(_) => break,
             }
         }
         Ok(())
-    }
-
-    /// Leaves the store to others for a moment, if this process has had it for long.
-    pub(super) async fn make_room(&mut self) -> Result<(), Failure> {
-        if self.wins < WINS || self.doubt.is_some() || !self.store.has_others() {
-            return Ok(());
-        }
-        self.wins = 0;
-        let until = Instant::now() + self.commit_took.min(ROOM);
-        match timeout_at(until, self.store.news()).await {
-            Ok(news) => self.hear(news).await,
-            Err(_) => Ok(()),
-        }
     }
 
     /// Takes in what others did.
@@ -111,7 +95,6 @@ impl<S: Store> Writer<S> {
             tracing::warn!(known, previous, revision, "the store's changes do not follow each other");
             return false;
         }
-        self.wins = 0;
         let events = self.effects.apply(committed, By::Others);
         self.untold.extend(events);
         true

@@ -385,10 +385,6 @@ impl Store for Member {
         true
     }
 
-    fn has_others(&self) -> bool {
-        true
-    }
-
     fn outlet(&self) -> Option<Outlet> {
         Some(self.outlet.clone())
     }

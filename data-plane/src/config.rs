@@ -371,15 +371,17 @@ impl Args {
             token.map_err(|failure| Failure::usage(format!("--control-plane-token-file {failure}")))?;
         let urls = self.control_plane.iter().filter_map(|url| ControlPlaneUrl::parse(url).ok());
         let overheard = urls.filter(|_| token.is_some()).find(ControlPlaneUrl::is_overheard);
-        if let Some(url) = &overheard
-            && self.admin.insecure
-        {
-            tracing::warn!(%url, "the token is sent to a control plane without TLS, for all to read: use https://");
-        } else if let Some(url) = overheard {
-            return Err(Failure::usage(format!(
-                "--control-plane {url} is reached beyond this machine without TLS: the token of --control-plane-token-file \
-                 would be sent for all to read. Name it by https://, or say --insecure if whoever is on the way may read it"
-            )));
+        match overheard {
+            Some(url) if self.admin.insecure => {
+                tracing::warn!(%url, "the token is sent to a control plane without TLS, for all to read: use https://");
+            }
+            Some(url) => {
+                return Err(Failure::usage(format!(
+                    "--control-plane {url} is reached beyond this machine without TLS: the token of --control-plane-token-file \
+                     would be sent for all to read. Name it by https://, or say --insecure if whoever is on the way may read it"
+                )));
+            }
+            None => {}
         }
         Ok(control_plane::Identity { tls: Arc::new(ClientTls::load(files)?), token })
     }

@@ -48,25 +48,34 @@ impl Granted {
 mod tests {
     use super::{
         super::{
+            Etcd,
             fake::Fake,
             tests::{TTL, leased, registration, store},
         },
         *,
     };
-    use crate::store::{Commit, News, Store as _};
+    use crate::{
+        registry::{Mutation, Revision},
+        store::{Commit, News, Store as _},
+    };
 
-    #[tokio::test]
-    async fn a_lease_whose_group_was_overtaken_is_asked_for_once() {
-        let fake = Fake::start().await;
-        let (mut one, mut other) = (store(&fake).await, store(&fake).await);
+    /// A store, the group with a lease that somebody else was faster than, and the revision that he made.
+    async fn overtaken(fake: &Fake) -> (Etcd, Revision, [Mutation; 1]) {
+        let (mut one, mut other) = (store(fake).await, store(fake).await);
         let base = one.load().await.unwrap().revision;
         other.load().await.unwrap();
-        let before = fake.grants();
         assert!(matches!(other.commit(base, &[registration(1)]).await, Ok(Commit::Durable(_))));
         let group = [leased(2, Some(TTL))];
         assert!(matches!(one.commit(base, &group).await, Ok(Commit::Overtaken(_))));
         let News::Changed { groups, .. } = one.news().await else { panic!() };
-        let base = groups[0].1[0].revision;
+        (one, groups[0].1[0].revision, group)
+    }
+
+    #[tokio::test]
+    async fn a_lease_whose_group_was_overtaken_is_asked_for_once() {
+        let fake = Fake::start().await;
+        let before = fake.grants();
+        let (mut one, base, group) = overtaken(&fake).await;
         assert!(matches!(one.commit(base, &group).await, Ok(Commit::Durable(_))));
         assert_eq!(fake.grants(), before + 1);
     }
@@ -74,15 +83,8 @@ mod tests {
     #[tokio::test]
     async fn a_lease_that_etcd_forgot_before_its_replica_was_there_is_asked_for_anew() {
         let fake = Fake::start().await;
-        let (mut one, mut other) = (store(&fake).await, store(&fake).await);
-        let base = one.load().await.unwrap().revision;
-        other.load().await.unwrap();
-        assert!(matches!(other.commit(base, &[registration(1)]).await, Ok(Commit::Durable(_))));
-        let group = [leased(2, Some(TTL))];
-        assert!(matches!(one.commit(base, &group).await, Ok(Commit::Overtaken(_))));
-        let News::Changed { groups, .. } = one.news().await else { panic!() };
-        let (base, lease) =
-            (groups[0].1[0].revision, group[0].writes().next().unwrap().record().unwrap().lease.unwrap().id);
+        let (mut one, base, group) = overtaken(&fake).await;
+        let lease = group[0].writes().next().unwrap().record().unwrap().lease.unwrap().id;
         fake.drop_lease(LeaseTag::of(lease).get());
         assert!(matches!(one.commit(base, &group).await, Ok(Commit::Overtaken(_))));
         assert!(matches!(one.commit(base, &group).await, Ok(Commit::Durable(_))));
